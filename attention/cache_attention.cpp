@@ -1,0 +1,149 @@
+#include "attention/cache_attention.h"
+
+#include <algorithm>
+
+#include "attention/prefill_attention.h"
+#include "attention/shadow_step.h"
+
+namespace pqcache::attention {
+namespace {
+
+// Pages held at once while a layer attends: bounds memory outside the store's budget.
+constexpr size_t kPagesPerRound = 128;
+
+Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
+  const HeadCache& head = cache.head(0, 0);
+  const ScoreSource source = o.policy->score_source();
+  if (source == ScoreSource::kCodes && head.codes() == nullptr) {
+    return Status::InvalidArgument("the policy scores codes, and no codebooks were given");
+  }
+  if (source == ScoreSource::kKeys && head.keys() == nullptr) {
+    return Status::InvalidArgument("the policy scores exact keys, and the cache keeps none");
+  }
+  const bool keyless = cache.options().page.layout == PageLayout::kValueOnly;
+  if (keyless && !o.policy->codes_only()) {
+    return Status::InvalidArgument("the pages hold no keys; only pq:codes_only can attend to them");
+  }
+  if (o.tail == TailMode::kEstimate && source == ScoreSource::kNone) {
+    return Status::InvalidArgument("tail=estimate needs a policy with scores (pq, flat)");
+  }
+  const SelectionBudget& b = o.budget;
+  if (b.tokens < 0 || b.ratio < 0 || b.ratio > 1 || b.mass < 0 || b.mass > 1) {
+    return Status::InvalidArgument("budget: tokens " + std::to_string(b.tokens) + ", ratio " +
+                                   std::to_string(b.ratio) + ", mass " + std::to_string(b.mass) +
+                                   ", expected tokens >= 0, ratio and mass in [0, 1]");
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CacheAttention>> CacheAttention::Create(CacheAttentionOptions options,
+                                                               KvCache* cache, ThreadPool* pool) {
+  PQCACHE_RETURN_IF_ERROR(CheckOptions(options, *cache));
+  std::unique_ptr<CacheAttention> attention(new CacheAttention(std::move(options), cache, pool));
+  PQCACHE_ASSIGN_OR_RETURN(attention->exact_, CreatePolicy("exact"));
+  return attention;
+}
+
+CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool)
+    : options_(std::move(options)),
+      cache_(cache),
+      pool_(pool),
+      steps_(static_cast<size_t>(cache->options().kv_heads)),
+      stats_(cache->options().layers, cache->options().kv_heads) {}
+
+Status CacheAttention::Attend(const AttentionInput& input, float* out) {
+  if (!prefill_) return Decode(input, out);
+  PQCACHE_CHECK(input.positions[0] == cache_->tokens(input.layer), "rows continue the cache");
+  const PrefillParams params{cache_, options_.heads, options_.sliding_window};
+  PQCACHE_RETURN_IF_ERROR(PrefillAttention(params, input, pool_, out));
+  return cache_->Append(input.layer, input.n, input.keys, input.values);
+}
+
+HeadStepConfig CacheAttention::ConfigFor(int layer) const {
+  HeadStepConfig config;
+  config.policy = options_.policy.get();
+  config.budget = options_.budget;
+  config.per_head = options_.per_head;
+  config.tail = options_.tail;
+  config.sliding_window = options_.sliding_window;
+  const bool keyless = cache_->options().page.layout == PageLayout::kValueOnly;
+  if (layer < options_.dense_layers) {
+    // Without keys in the pages, "all tokens by their codes" is as exact as it gets.
+    if (keyless) {
+      config.budget = {.ratio = 1.0};
+    } else {
+      config.policy = exact_.get();
+    }
+    config.tail = TailMode::kDrop;
+  }
+  return config;
+}
+
+Status CacheAttention::Decode(const AttentionInput& input, float* out) {
+  PQCACHE_CHECK(input.n == 1 && input.positions[0] == cache_->tokens(input.layer),
+                "one row that continues the cache");
+  PQCACHE_RETURN_IF_ERROR(cache_->Append(input.layer, 1, input.keys, input.values));
+  if (input.layer == 0) ++decoded_;
+  const HeadStepConfig config = ConfigFor(input.layer);
+  const int kv_heads = cache_->options().kv_heads;
+  const int group = options_.heads / kv_heads;
+  const int64_t group_size = int64_t{group} * cache_->options().page.dim;
+  pool_->Run(kv_heads, [&](int64_t h) {
+    steps_[h].Begin(config, cache_->head(input.layer, static_cast<int>(h)), group,
+                    input.queries + h * group_size);
+  });
+  PQCACHE_RETURN_IF_ERROR(ReadAndAdd(input.layer));
+  pool_->Run(kv_heads, [&](int64_t h) {
+    steps_[h].Finish(out + h * group_size, &stats_.at(input.layer, static_cast<int>(h)));
+  });
+  if (options_.shadow_every > 0 && decoded_ % options_.shadow_every == 0) {
+    return Shadow(input, config, out);
+  }
+  return Status::Ok();
+}
+
+Status CacheAttention::ReadAndAdd(int layer) {
+  const int kv_heads = cache_->options().kv_heads;
+  std::vector<size_t> next(static_cast<size_t>(kv_heads), 0);
+  std::vector<size_t> bounds(static_cast<size_t>(kv_heads) + 1);
+  const size_t share = std::max<size_t>(1, kPagesPerRound / static_cast<size_t>(kv_heads));
+  while (true) {
+    reads_.clear();
+    for (int h = 0; h < kv_heads; ++h) {
+      const auto i = static_cast<size_t>(h);
+      const std::vector<int64_t>& pages = steps_[i].pages();
+      const size_t end = std::min(pages.size(), next[i] + share);
+      for (; next[i] < end; ++next[i]) {
+        reads_.push_back({cache_->head(layer, h).page_key(pages[next[i]]), nullptr, Status::Ok()});
+      }
+      bounds[i + 1] = reads_.size();
+    }
+    if (reads_.empty()) return Status::Ok();
+    PQCACHE_RETURN_IF_ERROR(cache_->ReadPages(reads_));
+    pool_->Run(kv_heads, [&](int64_t h) {
+      const auto i = static_cast<size_t>(h);
+      steps_[i].AddPages(std::span(reads_).subspan(bounds[i], bounds[i + 1] - bounds[i]));
+    });
+  }
+}
+
+Status CacheAttention::Shadow(const AttentionInput& input, const HeadStepConfig& config,
+                              const float* out) {
+  const int kv_heads = cache_->options().kv_heads;
+  const int group = options_.heads / kv_heads;
+  const int64_t group_size = int64_t{group} * cache_->options().page.dim;
+  std::vector<Status> statuses(static_cast<size_t>(kv_heads));
+  pool_->Run(kv_heads, [&](int64_t h) {
+    const int head = static_cast<int>(h);
+    const ShadowRequest request{
+        cache_, input.layer, head, group, input.queries + h * group_size, out + h * group_size};
+    statuses[static_cast<size_t>(h)] =
+        JudgeStep(request, config, steps_[static_cast<size_t>(h)], &stats_.at(input.layer, head));
+  });
+  for (const Status& status : statuses) PQCACHE_RETURN_IF_ERROR(status);
+  return Status::Ok();
+}
+
+}  // namespace pqcache::attention

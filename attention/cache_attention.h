@@ -1,0 +1,60 @@
+#pragma once
+
+// Attention over a KvCache: exact prefill, decode under a policy. One sequence, one caller thread;
+// work is spread over KV heads by the pool. All borrowed objects must outlive it.
+
+#include <memory>
+#include <vector>
+
+#include "attention/attention_backend.h"
+#include "attention/attention_stats.h"
+#include "attention/head_step.h"
+#include "pqcache/base/thread_pool.h"
+#include "pqcache/cache/kv_cache.h"
+
+namespace pqcache::attention {
+
+struct CacheAttentionOptions {
+  int heads = 0;  // Hq
+  std::shared_ptr<const SelectionPolicy> policy;
+  SelectionBudget budget;
+  bool per_head = false;
+  TailMode tail = TailMode::kDrop;
+  int dense_layers = 0;        // the first so many layers attend exactly
+  int shadow_every = 0;        // every n-th decode step is judged against exact attention; 0: none
+  int64_t sliding_window = 0;  // of the model
+};
+
+class CacheAttention : public AttentionBackend {
+ public:
+  // Refuses a policy whose scores the cache does not keep, and a budget that is not positive.
+  static Result<std::unique_ptr<CacheAttention>> Create(CacheAttentionOptions options,
+                                                        KvCache* cache, ThreadPool* pool);
+
+  // Rows of the next calls are a chunk of the prompt (true, exact) or one token (false).
+  void set_prefill(bool prefill) { prefill_ = prefill; }
+
+  Status Attend(const AttentionInput& input, float* out) override;
+
+  const AttentionStats& stats() const { return stats_; }
+  KvCache* cache() const { return cache_; }
+
+ private:
+  CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool);
+  HeadStepConfig ConfigFor(int layer) const;
+  Status Decode(const AttentionInput& input, float* out);
+  Status ReadAndAdd(int layer);
+  Status Shadow(const AttentionInput& input, const HeadStepConfig& config, const float* out);
+
+  CacheAttentionOptions options_;
+  KvCache* cache_;
+  ThreadPool* pool_;
+  std::unique_ptr<SelectionPolicy> exact_;
+  bool prefill_ = true;
+  int64_t decoded_ = 0;          // tokens
+  std::vector<HeadStep> steps_;  // [Hkv]
+  std::vector<PageRead> reads_;
+  AttentionStats stats_;
+};
+
+}  // namespace pqcache::attention

@@ -1,0 +1,102 @@
+#include "attention/decoder/session.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace pqcache::attention {
+namespace {
+
+Status CheckCodebooks(const Decoder& decoder, const CodebookSet* codebooks) {
+  if (codebooks == nullptr || codebooks->model == decoder.fingerprint()) return Status::Ok();
+  return Status::InvalidArgument("codebooks were trained for model " + codebooks->model.Hex() +
+                                 ", expected " + decoder.fingerprint().Hex() +
+                                 ": train them again for this checkpoint");
+}
+
+void FillFromModel(const ModelSpec& spec, CacheAttentionOptions* attention) {
+  attention->heads = spec.heads;
+  attention->sliding_window = spec.sliding_window;
+}
+
+}  // namespace
+
+Session::Session(const Decoder* decoder, std::unique_ptr<KvCache> cache,
+                 std::unique_ptr<CacheAttention> attention)
+    : decoder_(decoder), cache_(std::move(cache)), attention_(std::move(attention)) {}
+
+Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
+                                                 const SessionStorage& storage,
+                                                 CacheAttentionOptions attention) {
+  PQCACHE_RETURN_IF_ERROR(CheckCodebooks(*decoder, storage.codebooks.get()));
+  const ModelSpec& spec = decoder->spec();
+  KvCacheOptions options;
+  options.layers = static_cast<int>(spec.layers);
+  options.kv_heads = spec.kv_heads;
+  options.page.layout = storage.value_only_pages ? PageLayout::kValueOnly : PageLayout::kKeyValue;
+  options.page.dtype = decoder->compute_dtype();
+  options.page.dim = spec.head_dim;
+  options.page.page_tokens = storage.page_tokens;
+  options.n_sink = storage.n_sink;
+  options.local_window = storage.local_window;
+  options.keep_keys = storage.keep_keys;
+  options.context = NewContextId(decoder->fingerprint());
+  PQCACHE_ASSIGN_OR_RETURN(
+      auto cache, KvCache::Create(options, storage.codebooks, storage.store, decoder->pool()));
+  FillFromModel(spec, &attention);
+  PQCACHE_ASSIGN_OR_RETURN(
+      auto backend, CacheAttention::Create(std::move(attention), cache.get(), decoder->pool()));
+  return std::unique_ptr<Session>(new Session(decoder, std::move(cache), std::move(backend)));
+}
+
+Result<std::unique_ptr<Session>> Session::Fork(CacheAttentionOptions attention) const {
+  PQCACHE_ASSIGN_OR_RETURN(auto cache, cache_->Fork(NewContextId(decoder_->fingerprint())));
+  FillFromModel(decoder_->spec(), &attention);
+  PQCACHE_ASSIGN_OR_RETURN(
+      auto backend, CacheAttention::Create(std::move(attention), cache.get(), decoder_->pool()));
+  std::unique_ptr<Session> fork(new Session(decoder_, std::move(cache), std::move(backend)));
+  fork->tokens_ = tokens_;
+  return fork;
+}
+
+Status Session::Prefill(std::span<const int64_t> tokens, int64_t logit_rows,
+                        std::vector<float>* logits, const PrefillProgress& progress) {
+  attention_->set_prefill(true);
+  // Pages without keys cannot serve the exact prefill of a later chunk: one chunk takes all.
+  const bool keyless = cache_->options().page.layout == PageLayout::kValueOnly;
+  const size_t chunk = keyless ? tokens.size() : static_cast<size_t>(kChunkTokens);
+  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+    const auto part = tokens.subspan(begin, std::min(chunk, tokens.size() - begin));
+    const bool last = begin + part.size() == tokens.size();
+    const int64_t rows =
+        last ? std::min<int64_t>(logit_rows, static_cast<int64_t>(part.size())) : 0;
+    PQCACHE_RETURN_IF_ERROR(Run(part, rows, logits));
+    if (progress) {
+      progress(static_cast<double>(begin + part.size()) / static_cast<double>(tokens.size()));
+    }
+  }
+  return Status::Ok();
+}
+
+Status Session::Step(int64_t token, std::vector<float>* logits) {
+  attention_->set_prefill(false);
+  return Run({&token, 1}, 1, logits);
+}
+
+Status Session::Run(std::span<const int64_t> tokens, int64_t logit_rows,
+                    std::vector<float>* logits) {
+  std::vector<int64_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), tokens_);
+  AttentionBackend* backend = wrapper_ != nullptr ? wrapper_ : attention_.get();
+  PQCACHE_RETURN_IF_ERROR(decoder_->Forward(tokens, positions, backend, logit_rows, logits));
+  tokens_ += static_cast<int64_t>(tokens.size());
+  return Status::Ok();
+}
+
+CacheAttentionOptions ExactAttention() {
+  CacheAttentionOptions options;
+  Result<std::unique_ptr<SelectionPolicy>> policy = CreatePolicy("exact");
+  options.policy = std::move(policy).value();
+  return options;
+}
+
+}  // namespace pqcache::attention

@@ -1,0 +1,77 @@
+#pragma once
+
+// One sequence running through a decoder: exact prefill, then decode steps under a policy.
+// One thread at a time. Decoder, store and (for a fork) the parent session are borrowed.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "attention/cache_attention.h"
+#include "attention/decoder/decoder.h"
+#include "pqcache/cache/kv_cache.h"
+
+namespace pqcache::attention {
+
+// What the sequence's cache keeps; see KvCacheOptions.
+struct SessionStorage {
+  PageStore* store = nullptr;
+  std::shared_ptr<const CodebookSet> codebooks;  // may be null
+  int n_sink = 16;
+  int local_window = 256;
+  int page_tokens = 64;
+  bool keep_keys = false;
+  bool value_only_pages = false;
+};
+
+// Share of the prompt done, in [0, 1].
+using PrefillProgress = std::function<void(double)>;
+
+class Session {
+ public:
+  // Keys and values are stored in the decoder's compute dtype. `attention.heads` and
+  // `attention.sliding_window` are filled in from the model. Refuses codebooks of another model.
+  static Result<std::unique_ptr<Session>> Create(const Decoder* decoder,
+                                                 const SessionStorage& storage,
+                                                 CacheAttentionOptions attention);
+  // A second sequence that continues this one under another policy. This session must not be a
+  // fork, must outlive it and must not run meanwhile.
+  Result<std::unique_ptr<Session>> Fork(CacheAttentionOptions attention) const;
+
+  // Runs prompt tokens exactly, in chunks. Gives the logits of the last `logit_rows` of them
+  // (at most the last chunk's; 0: none).
+  Status Prefill(std::span<const int64_t> tokens, int64_t logit_rows, std::vector<float>* logits,
+                 const PrefillProgress& progress = {});
+  // Runs one token under the policy; logits [vocab] predict the next.
+  Status Step(int64_t token, std::vector<float>* logits);
+
+  int64_t tokens() const { return tokens_; }
+  const KvCache& cache() const { return *cache_; }
+  const AttentionStats& stats() const { return attention_->stats(); }
+
+  // Put between decoder and attention from the next call on; `wrapper` calls attention() and is
+  // borrowed. nullptr removes it.
+  void set_wrapper(AttentionBackend* wrapper) { wrapper_ = wrapper; }
+  AttentionBackend* attention() { return attention_.get(); }
+
+  // Prompt tokens of one chunk.
+  static constexpr int64_t kChunkTokens = 2048;
+
+ private:
+  Session(const Decoder* decoder, std::unique_ptr<KvCache> cache,
+          std::unique_ptr<CacheAttention> attention);
+  Status Run(std::span<const int64_t> tokens, int64_t logit_rows, std::vector<float>* logits);
+
+  const Decoder* decoder_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<CacheAttention> attention_;
+  AttentionBackend* wrapper_ = nullptr;
+  int64_t tokens_ = 0;
+};
+
+// The exact policy, for sessions that only prefill or that judge others.
+CacheAttentionOptions ExactAttention();
+
+}  // namespace pqcache::attention

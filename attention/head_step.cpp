@@ -1,0 +1,214 @@
+#include "attention/head_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "pqcache/base/vector_math.h"
+
+namespace pqcache::attention {
+namespace {
+
+RowFormat MemoryFormat(const HeadCache& head) {
+  const PageShape& shape = head.page_shape();
+  return {shape.dtype, shape.dim, static_cast<int64_t>(head.memory_row_bytes() / 2)};
+}
+
+RowFormat PageFormat(const PageShape& shape) {
+  const bool keyless = shape.layout == PageLayout::kValueOnly;
+  return {shape.dtype, shape.dim,
+          keyless ? 0 : static_cast<int64_t>(DTypeSize(shape.dtype)) * shape.dim};
+}
+
+}  // namespace
+
+void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int g,
+                     const float* queries) {
+  config_ = config;
+  head_ = &head;
+  queries_ = queries;
+  g_ = g;
+  dim_ = head.page_shape().dim;
+  scale_ = 1.0f / std::sqrt(static_cast<float>(dim_));
+  visible_ =
+      config.sliding_window > 0 ? std::max<int64_t>(0, head.tokens() - config.sliding_window) : 0;
+  end_ = head.paged_tokens();
+  begin_ = std::min(end_, std::max(head.sink_tokens(), visible_));
+  state_.Reset(g, dim_);
+  AddAlways();
+  Select();
+  CollectPages();
+}
+
+void HeadStep::AddAlways() {
+  rows_.clear();
+  const auto add = [&](const RowBlock& block) {
+    for (int64_t i = std::max<int64_t>(0, visible_ - block.first); i < block.count; ++i) {
+      rows_.push_back(block.rows + static_cast<size_t>(i) * head_->memory_row_bytes());
+    }
+  };
+  add(head_->sinks());
+  for (const RowBlock& block : head_->window()) add(block);
+  state_.AddRows(MemoryFormat(*head_), rows_, queries_, scale_);
+  always_lse_.resize(static_cast<size_t>(g_));
+  for (int g = 0; g < g_; ++g) always_lse_[static_cast<size_t>(g)] = state_.Lse(g);
+}
+
+void HeadStep::Select() {
+  const int64_t n = end_ - begin_;
+  const bool usable = head_->finite();
+  const ScoreSource source = config_.policy->score_source();
+  index_ = !usable || source == ScoreSource::kNone ? nullptr
+           : source == ScoreSource::kCodes         ? head_->codes()
+                                                   : head_->keys();
+  per_head_ = config_.per_head && index_ != nullptr && g_ > 1;
+  use_code_logits_ = index_ != nullptr && config_.policy->codes_only();
+  selected_.resize(per_head_ ? static_cast<size_t>(g_) : 1);
+  cursors_.assign(selected_.size(), 0);
+  if (!usable) {
+    selected_[0].resize(static_cast<size_t>(n));
+    std::iota(selected_[0].begin(), selected_[0].end(), 0);
+    return;
+  }
+  if (index_ != nullptr) {
+    scores_.resize(static_cast<size_t>(g_ * n));
+    index_->Score(g_, queries_, scale_, begin_, end_, scores_.data());
+  }
+  SelectionRequest request;
+  request.g = per_head_ ? 1 : g_;
+  request.n = n;
+  request.tokens = config_.budget.TokensFor(head_->tokens());
+  request.mass = config_.budget.mass;
+  for (size_t list = 0; list < selected_.size(); ++list) {
+    request.scores = index_ == nullptr ? nullptr : scores_.data() + static_cast<int64_t>(list) * n;
+    request.always_lse = always_lse_.data() + list;
+    config_.policy->Select(request, &scratch_, &selected_[list]);
+  }
+}
+
+void HeadStep::CollectPages() {
+  const int64_t page_tokens = head_->page_shape().page_tokens;
+  pages_.clear();
+  for (const std::vector<int64_t>& list : selected_) {
+    for (int64_t t : list) {
+      const int64_t page = (begin_ + t) / page_tokens;
+      if (page >= head_->full_pages()) break;
+      if (pages_.empty() || pages_.back() != page) pages_.push_back(page);
+    }
+  }
+  if (selected_.size() > 1) {
+    std::sort(pages_.begin(), pages_.end());
+    pages_.erase(std::unique(pages_.begin(), pages_.end()), pages_.end());
+  }
+}
+
+void HeadStep::AddPages(std::span<const PageRead> pages) {
+  if (pages.empty()) return;
+  const PageShape& shape = head_->page_shape();
+  for (size_t list = 0; list < selected_.size(); ++list) {
+    const std::vector<int64_t>& tokens = selected_[list];
+    const size_t first = cursors_[list];
+    size_t& next = cursors_[list];
+    rows_.clear();
+    size_t read = 0;
+    for (; next < tokens.size(); ++next) {
+      const int64_t position = begin_ + tokens[next];
+      const int64_t page = position / shape.page_tokens;
+      while (read < pages.size() && pages[read].key.page < page) ++read;
+      if (read == pages.size()) break;
+      const int64_t in_page = position % shape.page_tokens;
+      rows_.push_back(PageRows(*pages[read].page) +
+                      static_cast<size_t>(in_page) * shape.row_bytes());
+    }
+    AddSelected(static_cast<int>(list), rows_, first);
+  }
+}
+
+void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_t first) {
+  if (rows.empty()) return;
+  const RowFormat format = PageFormat(head_->page_shape());
+  PartialAttention* state = &state_;
+  const float* queries = queries_;
+  if (per_head_) {
+    single_.Reset(1, dim_);
+    state = &single_;
+    queries = queries_ + static_cast<int64_t>(list) * dim_;
+  }
+  if (use_code_logits_) {
+    const int64_t n = end_ - begin_;
+    const int g = per_head_ ? 1 : g_;
+    const int64_t count = static_cast<int64_t>(rows.size());
+    logits_.resize(static_cast<size_t>(g * count));
+    for (int i = 0; i < g; ++i) {
+      const float* scores = scores_.data() + (per_head_ ? list : i) * n;
+      for (int64_t r = 0; r < count; ++r) {
+        logits_[static_cast<size_t>(i * count + r)] =
+            scores[selected_[static_cast<size_t>(list)][first + static_cast<size_t>(r)]];
+      }
+    }
+    state->AddRowsWithLogits(format, rows, logits_.data(), count);
+  } else {
+    state->AddRows(format, rows, queries, scale_);
+  }
+  if (per_head_) state_.Merge(single_, 0, list);
+}
+
+void HeadStep::AddTail(HeadStats* stats) {
+  const int64_t n = end_ - begin_;
+  const int64_t page_tokens = head_->page_shape().page_tokens;
+  for (int g = 0; g < g_; ++g) {
+    float* weights = scores_.data() + g * n;
+    for (int64_t t : selected(g)) weights[t] = -std::numeric_limits<float>::infinity();
+    const float max = MaxOf(weights, n);
+    if (std::isinf(max)) continue;  // nothing is left over
+    const float sum = ExpInPlace(weights, n, max);
+    const double attended = state_.Lse(g);
+    stats->missed_mass += 1.0 / (1.0 + std::exp(attended - (max + std::log(double{sum}))));
+    if (config_.tail == TailMode::kDrop) continue;
+    for (int64_t t = begin_; t < end_;) {
+      const int64_t page = t / page_tokens;
+      const int64_t stop = std::min(end_, (page + 1) * page_tokens);
+      const float weight = std::accumulate(weights + (t - begin_), weights + (stop - begin_), 0.0f);
+      const float share = 1.0f / static_cast<float>(head_->value_count(page));
+      for (int d = 0; d < dim_; ++d)
+        mean_[static_cast<size_t>(d)] = share * head_->value_sum(page)[d];
+      if (weight > 0) state_.AddValue(g, max + std::log(weight), mean_.data());
+      t = stop;
+    }
+  }
+}
+
+void HeadStep::Finish(float* out, HeadStats* stats) {
+  const RowBlock open = head_->open_page();
+  for (size_t list = 0; list < selected_.size(); ++list) {
+    rows_.clear();
+    for (size_t i = cursors_[list]; i < selected_[list].size(); ++i) {
+      const int64_t row = begin_ + selected_[list][i] - open.first;
+      rows_.push_back(open.rows + static_cast<size_t>(row) * head_->page_shape().row_bytes());
+    }
+    AddSelected(static_cast<int>(list), rows_, cursors_[list]);
+  }
+  Record(stats);
+  mean_.resize(static_cast<size_t>(dim_));
+  if (index_ != nullptr) AddTail(stats);
+  state_.Finish(out);
+}
+
+void HeadStep::Record(HeadStats* stats) const {
+  ++stats->steps;
+  double chosen = 0;
+  for (const auto& list : selected_) chosen += static_cast<double>(list.size());
+  chosen /= static_cast<double>(selected_.size());
+  const double candidates = static_cast<double>(end_ - begin_);
+  stats->always +=
+      static_cast<double>(head_->tokens() - std::max(visible_, head_->paged_tokens())) +
+      static_cast<double>(std::max<int64_t>(0, head_->sink_tokens() - visible_));
+  stats->selected += chosen;
+  if (index_ == nullptr) return;
+  stats->scored += candidates;
+  stats->mass_steps += g_;
+  if (config_.tail == TailMode::kEstimate) stats->estimated += candidates - chosen;
+}
+
+}  // namespace pqcache::attention

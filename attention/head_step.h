@@ -1,0 +1,82 @@
+#pragma once
+
+// One decode step of one KV head: the G query heads that share its keys. The steps of a layer run
+// in phases so that page reads of all heads can be batched:
+//   Begin       sinks and window attended, candidates scored, tokens selected;
+//   AddPages    rows of selected tokens that lie in the pages read;
+//   Finish      rows in the open page, the estimate for the rest, the normalised output.
+// Scratch memory is kept between steps. One thread at a time.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "attention/attention_stats.h"
+#include "attention/partial_attention.h"
+#include "pqcache/cache/head_cache.h"
+#include "pqcache/policy/selection_policy.h"
+
+namespace pqcache::attention {
+
+enum class TailMode {
+  kDrop,      // unselected tokens are ignored
+  kEstimate,  // they join with their code score as logit and their page's mean value
+};
+
+struct HeadStepConfig {
+  const SelectionPolicy* policy = nullptr;
+  SelectionBudget budget;
+  bool per_head = false;  // every query head selects for itself, instead of the group together
+  TailMode tail = TailMode::kDrop;
+  int64_t sliding_window = 0;  // of the model; 0: none
+};
+
+class HeadStep {
+ public:
+  // `head` must not change until Finish. queries: [G, D], read until Finish.
+  void Begin(const HeadStepConfig& config, const HeadCache& head, int g, const float* queries);
+
+  // Full pages that hold selected tokens: ascending, unique.
+  const std::vector<int64_t>& pages() const { return pages_; }
+  // Pages in ascending order, continuing from the last call.
+  void AddPages(std::span<const PageRead> pages);
+
+  // out: [G, D].
+  void Finish(float* out, HeadStats* stats);
+
+  // For judging the step: candidates are tokens [begin, end); selected positions are relative to
+  // begin, one list for the group or one per query head.
+  int64_t candidates_begin() const { return begin_; }
+  int64_t candidates_end() const { return end_; }
+  const std::vector<int64_t>& selected(int g) const { return selected_[per_head_ ? g : 0]; }
+
+ private:
+  void AddAlways();
+  void Select();
+  void CollectPages();
+  void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first);
+  void AddTail(HeadStats* stats);
+  void Record(HeadStats* stats) const;
+
+  HeadStepConfig config_;
+  const HeadCache* head_ = nullptr;
+  const KeyIndex* index_ = nullptr;  // null: nothing is scored
+  const float* queries_ = nullptr;
+  int g_ = 0, dim_ = 0;
+  float scale_ = 0;
+  bool per_head_ = false, use_code_logits_ = false;
+  int64_t visible_ = 0;          // first token that the sliding window lets through
+  int64_t begin_ = 0, end_ = 0;  // candidates
+  std::vector<float> scores_;    // [G, N]
+  std::vector<float> always_lse_;
+  std::vector<std::vector<int64_t>> selected_;  // [1] or [G]
+  std::vector<size_t> cursors_;                 // of each list: rows added so far
+  std::vector<int64_t> pages_;
+  std::vector<const uint8_t*> rows_;
+  std::vector<float> mean_, logits_;
+  PartialAttention state_, single_;
+  SelectionScratch scratch_;
+};
+
+}  // namespace pqcache::attention

@@ -1,0 +1,107 @@
+#include "attention/tokenizer/decoder.h"
+
+#include <utility>
+
+#include "attention/tokenizer/component.h"
+#include "attention/tokenizer/decoder_steps.h"
+
+namespace pqcache::attention {
+namespace {
+
+constexpr std::string_view kTypes =
+    "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip or Sequence";
+
+Result<Decoder::StepMaker> ParseStrip(const Json& json, bool fused) {
+  PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"content", "start", "stop"}));
+  PQCACHE_ASSIGN_OR_RETURN(const std::string content, GetCharacter(json, "content"));
+  PQCACHE_ASSIGN_OR_RETURN(const int64_t start, json.GetInt("start"));
+  PQCACHE_ASSIGN_OR_RETURN(const int64_t stop, json.GetInt("stop"));
+  if (start < 0 || stop < 0) {
+    return Status::InvalidArgument("start is " + std::to_string(start) + " and stop is " +
+                                   std::to_string(stop) + ", expected counts");
+  }
+  const StripOptions options{content, start, stop};
+  if (fused) return Decoder::StepMaker([options] { return MakeFusedStripStep(options); });
+  return Decoder::StepMaker([options] { return MakeStripStep(options); });
+}
+
+Result<Decoder::StepMaker> ParseReplace(const Json& json) {
+  PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"pattern", "content"}));
+  PQCACHE_ASSIGN_OR_RETURN(const std::string from, GetStringPattern(json));
+  PQCACHE_ASSIGN_OR_RETURN(const std::string to, json.GetString("content"));
+  return Decoder::StepMaker([from, to] { return MakeReplaceStep(from, to); });
+}
+
+// `fused`: a step before this one made one token of everything.
+Result<Decoder::StepMaker> ParseStep(const Json& json, const std::string& type, bool fused) {
+  if (type == "Strip") return ParseStrip(json, fused);
+  if (type == "Fuse") {
+    PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {}));
+    return Decoder::StepMaker(MakeFuseStep);
+  }
+  if (fused) {
+    return Status::Unsupported("found after Fuse or ByteLevel, where only Strip is supported");
+  }
+  if (type == "ByteLevel") {
+    // The options concern encoding.
+    PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"add_prefix_space", "trim_offsets", "use_regex"}));
+    return Decoder::StepMaker(MakeByteLevelStep);
+  }
+  if (type == "ByteFallback") {
+    PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {}));
+    return Decoder::StepMaker(MakeByteFallbackStep);
+  }
+  if (type == "Metaspace") {
+    PQCACHE_ASSIGN_OR_RETURN(const MetaspaceOptions options, ParseMetaspace(json));
+    return Decoder::StepMaker([options] { return MakeMetaspaceStep(options); });
+  }
+  if (type == "Replace") return ParseReplace(json);
+  return UnknownType(type, kTypes);
+}
+
+}  // namespace
+
+Result<Decoder> Decoder::FromJson(const Json& json) {
+  if (json.is_null()) {
+    return Status::Unsupported("is null, expected " + std::string(kTypes));
+  }
+  Decoder decoder;
+  bool fused = false;
+  PQCACHE_RETURN_IF_ERROR(VisitComponents(
+      json, "decoders", [&](const Json& component, const std::string& type) -> Status {
+        PQCACHE_ASSIGN_OR_RETURN(StepMaker maker, ParseStep(component, type, fused));
+        decoder.step_makers_.push_back(std::move(maker));
+        fused = fused || type == "Fuse" || type == "ByteLevel";
+        return Status::Ok();
+      }));
+  return decoder;
+}
+
+DecoderRun::DecoderRun(const Decoder& decoder) {
+  for (const Decoder::StepMaker& make : decoder.step_makers()) steps_.push_back(make());
+}
+
+std::string DecoderRun::PassOn(size_t first, std::vector<std::string> tokens) {
+  for (size_t i = first; i < steps_.size(); ++i) {
+    std::vector<std::string> next;
+    for (std::string& token : tokens) steps_[i]->Push(std::move(token), &next);
+    tokens = std::move(next);
+  }
+  std::string text;
+  for (const std::string& token : tokens) text += token;
+  return text;
+}
+
+std::string DecoderRun::Push(const std::string& token) { return PassOn(0, {token}); }
+
+std::string DecoderRun::Finish() {
+  std::string text;
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    std::vector<std::string> rest;
+    steps_[i]->Finish(&rest);
+    text += PassOn(i + 1, std::move(rest));
+  }
+  return text;
+}
+
+}  // namespace pqcache::attention

@@ -1,0 +1,53 @@
+#include "attention/torch/sdpa_torch.h"
+
+#include <ATen/ops/_scaled_dot_product_attention.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "attention/torch/call_torch.h"
+
+namespace pqcache::attention {
+namespace {
+
+// [1, heads, rows, D] of [rows, heads, D].
+at::Tensor HeadsFirst(const float* data, int64_t rows, int heads, int dim) {
+  return at::from_blob(const_cast<float*>(data), {rows, heads, dim}, at::kFloat)
+      .transpose(0, 1)
+      .unsqueeze(0);
+}
+
+// True where a query may attend: [N, T]. Given explicitly, because libtorch's versions differ in
+// how they align a causal mask when N < T.
+at::Tensor Mask(const SdpaShape& s) {
+  at::Tensor mask = at::full({s.n, s.t}, false, at::kBool);
+  auto* cells = mask.data_ptr<bool>();
+  for (int64_t i = 0; i < s.n; ++i) {
+    const int64_t position = s.t - s.n + i;
+    const int64_t first =
+        s.sliding_window > 0 ? std::max<int64_t>(0, position - s.sliding_window + 1) : 0;
+    std::fill(cells + i * s.t + first, cells + i * s.t + position + 1, true);
+  }
+  return mask;
+}
+
+}  // namespace
+
+Result<std::vector<float>> SdpaTorch(const SdpaShape& s, const float* queries, const float* keys,
+                                     const float* values) {
+  std::vector<float> out(static_cast<size_t>(s.n * s.heads * s.dim));
+  const int64_t group = s.heads / s.kv_heads;
+  PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
+    const at::Tensor k = HeadsFirst(keys, s.t, s.kv_heads, s.dim).repeat_interleave(group, 1);
+    const at::Tensor v = HeadsFirst(values, s.t, s.kv_heads, s.dim).repeat_interleave(group, 1);
+    const auto result = at::_scaled_dot_product_attention(HeadsFirst(queries, s.n, s.heads, s.dim),
+                                                          k, v, Mask(s), 0.0, false, false);
+    at::from_blob(out.data(), {s.n, s.heads, s.dim}, at::kFloat)
+        .copy_(std::get<0>(result).squeeze(0).transpose(0, 1));
+  }));
+  return out;
+}
+
+}  // namespace pqcache::attention

@@ -1,0 +1,60 @@
+#pragma once
+
+// Owning host memory aligned to 64 bytes (a cache line and an AVX-512 register). Move-only; new
+// memory is zeroed. One owner, no locking.
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <span>
+#include <type_traits>
+
+namespace pqcache {
+
+template <typename T>
+class AlignedBuffer {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  static constexpr size_t kAlignment = 64;
+
+  AlignedBuffer() = default;
+  explicit AlignedBuffer(size_t size) { Resize(size); }
+
+  // Keeps the first min(old, new) elements; new ones are zero. Capacity grows by doubling.
+  void Resize(size_t size) {
+    if (size > capacity_) Reallocate(size > 2 * capacity_ ? size : 2 * capacity_);
+    if (size > size_) std::memset(data_.get() + size_, 0, (size - size_) * sizeof(T));
+    size_ = size;
+  }
+
+  size_t size() const { return size_; }
+  size_t capacity_bytes() const { return capacity_ * sizeof(T); }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  T& operator[](size_t i) { return data_[i]; }
+  const T& operator[](size_t i) const { return data_[i]; }
+  std::span<T> span() { return {data_.get(), size_}; }
+  std::span<const T> span() const { return {data_.get(), size_}; }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+
+  void Reallocate(size_t capacity) {
+    const size_t bytes = (capacity * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    std::unique_ptr<T[], Free> grown(static_cast<T*>(std::aligned_alloc(kAlignment, bytes)));
+    if (grown == nullptr) throw std::bad_alloc();
+    if (size_ > 0) std::memcpy(grown.get(), data_.get(), size_ * sizeof(T));
+    data_ = std::move(grown);
+    capacity_ = bytes / sizeof(T);
+  }
+
+  std::unique_ptr<T[], Free> data_;
+  size_t size_ = 0;
+  size_t capacity_ = 0;
+};
+
+}  // namespace pqcache

@@ -1,0 +1,35 @@
+#pragma once
+
+// A fixed set of threads that run the iterations of a loop. Results must not depend on which
+// thread ran an iteration, so callers give every iteration its own output.
+//
+// Run may be called from one thread at a time and not from inside an iteration. Each worker sets
+// its OpenMP thread count to one, so that BLAS, FAISS and torch calls inside stay on it.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace pqcache {
+
+class ThreadPool {
+ public:
+  // `threads` >= 1. With one thread, Run executes on the caller's.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const;
+
+  // Calls fn(i) once for every i in [0, n), in any order, and returns when all are done.
+  void Run(int64_t n, const std::function<void(int64_t)>& fn);
+  // As Run; fn(i, worker) with worker in [0, threads()), for scratch memory per worker.
+  void RunWithWorker(int64_t n, const std::function<void(int64_t, int)>& fn);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pqcache

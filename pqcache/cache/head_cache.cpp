@@ -1,0 +1,139 @@
+#include "pqcache/cache/head_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "pqcache/base/check.h"
+#include "pqcache/base/vector_math.h"
+#include "pqcache/cache/row_codec.h"
+#include "pqcache/index/flat_index.h"
+#include "pqcache/index/pq_index.h"
+
+namespace pqcache {
+
+HeadCache::HeadCache(HeadCacheOptions options)
+    : options_(std::move(options)),
+      row_bytes_(2 * DTypeSize(options_.page.dtype) * options_.page.dim),
+      sinks_(static_cast<size_t>(options_.n_sink) * row_bytes_),
+      window_(static_cast<size_t>(options_.local_window) * row_bytes_),
+      open_page_(static_cast<size_t>(options_.page.page_tokens) * options_.page.row_bytes()) {
+  PQCACHE_CHECK(options_.local_window >= 1 && options_.n_sink >= 0 && options_.page.dim >= 1,
+                "a window of at least one token");
+  if (options_.codebook != nullptr) codes_ = std::make_unique<PqIndex>(options_.codebook);
+  if (options_.keep_keys) keys_ = std::make_unique<FlatIndex>(options_.page.dim);
+}
+
+HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCache(other.options_) {
+  PQCACHE_CHECK(other.inherited_pages_ == 0, "a copy of a copy would need a chain of owners");
+  tokens_ = other.tokens_;
+  paged_tokens_ = other.paged_tokens_;
+  inherited_pages_ = other.full_pages();
+  parent_ = other.options_.first_page.context;
+  options_.first_page.context = context;
+  finite_ = other.finite_;
+  std::memcpy(sinks_.data(), other.sinks_.data(), sinks_.size());
+  std::memcpy(window_.data(), other.window_.data(), window_.size());
+  std::memcpy(open_page_.data(), other.open_page_.data(), open_page_.size());
+  value_sums_.Resize(other.value_sums_.size());
+  std::copy_n(other.value_sums_.data(), value_sums_.size(), value_sums_.data());
+  if (other.codes_ != nullptr) codes_ = other.codes_->Clone();
+  if (other.keys_ != nullptr) keys_ = other.keys_->Clone();
+}
+
+void HeadCache::Append(int64_t n, const float* keys, const float* values, int64_t stride,
+                       std::vector<PageWrite>* full_pages) {
+  const int dim = options_.page.dim;
+  const size_t half = row_bytes_ / 2;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t position = tokens_++;
+    uint8_t* slot = window_.data() + position % options_.local_window * row_bytes_;
+    const int64_t leaving = position - options_.local_window;
+    if (leaving >= 0) Retire(slot, leaving, full_pages);
+    finite_ = finite_ && AllFinite(keys + i * stride, dim);
+    StoreRow(keys + i * stride, dim, options_.page.dtype, slot);
+    StoreRow(values + i * stride, dim, options_.page.dtype, slot + half);
+    if (position < options_.n_sink) {
+      std::memcpy(sinks_.data() + position * row_bytes_, slot, row_bytes_);
+    }
+  }
+  IndexRetired();
+}
+
+void HeadCache::Retire(const uint8_t* row, int64_t position, std::vector<PageWrite>* full_pages) {
+  const PageShape& shape = options_.page;
+  const size_t half = row_bytes_ / 2;
+  const size_t dim = static_cast<size_t>(shape.dim);
+  const int64_t page = position / shape.page_tokens;
+  const int64_t in_page = position % shape.page_tokens;
+  const bool keyless = shape.layout == PageLayout::kValueOnly;
+  std::memcpy(open_page_.data() + static_cast<size_t>(in_page) * shape.row_bytes(),
+              keyless ? row + half : row, shape.row_bytes());
+
+  std::vector<float>& floats = retired_keys_;
+  floats.resize(floats.size() + dim);
+  LoadRow(row, shape.dim, shape.dtype, floats.data() + floats.size() - dim);
+
+  value_sums_.Resize(static_cast<size_t>(page + 1) * dim);
+  if (position >= options_.n_sink) {
+    thread_local std::vector<float> value;
+    value.resize(dim);
+    LoadRow(row + half, shape.dim, shape.dtype, value.data());
+    AddScaled(1.0f, value.data(), shape.dim, value_sums_.data() + page * shape.dim);
+  }
+  ++paged_tokens_;
+  if (in_page + 1 == shape.page_tokens) {
+    const PageKey key = page_key(page);
+    full_pages->push_back({key, EncodePage(key, shape, shape.page_tokens, open_page_.span())});
+  }
+}
+
+void HeadCache::IndexRetired() {
+  const int dim = options_.page.dim;
+  const int64_t n = static_cast<int64_t>(retired_keys_.size()) / dim;
+  if (n == 0) return;
+  if (!finite_) {
+    // Rows must keep their numbers; this head is attended exactly from here on.
+    std::fill(retired_keys_.begin(), retired_keys_.end(), 0.0f);
+  }
+  if (codes_ != nullptr) codes_->Append(n, retired_keys_.data());
+  if (keys_ != nullptr) keys_->Append(n, retired_keys_.data());
+  retired_keys_.clear();
+}
+
+int64_t HeadCache::sink_tokens() const { return std::min<int64_t>(options_.n_sink, paged_tokens_); }
+
+RowBlock HeadCache::sinks() const { return {sinks_.data(), 0, sink_tokens()}; }
+
+std::array<RowBlock, 2> HeadCache::window() const {
+  const int64_t capacity = options_.local_window;
+  const int64_t count = tokens_ - paged_tokens_;
+  const int64_t start = paged_tokens_ % capacity;
+  const int64_t before_wrap = std::min(count, capacity - start);
+  return {RowBlock{window_.data() + start * row_bytes_, paged_tokens_, before_wrap},
+          RowBlock{window_.data(), paged_tokens_ + before_wrap, count - before_wrap}};
+}
+
+RowBlock HeadCache::open_page() const {
+  const int64_t first = full_pages() * options_.page.page_tokens;
+  return {open_page_.data(), first, paged_tokens_ - first};
+}
+
+PageKey HeadCache::page_key(int64_t page) const {
+  PageKey key = options_.first_page;
+  if (page < inherited_pages_) key.context = parent_;
+  key.page = page;
+  return key;
+}
+
+int64_t HeadCache::value_count(int64_t page) const {
+  const int64_t first = page * options_.page.page_tokens;
+  const int64_t last = std::min(paged_tokens_, first + options_.page.page_tokens);
+  return std::max<int64_t>(0, last - std::max<int64_t>(first, options_.n_sink));
+}
+
+uint64_t HeadCache::bytes() const {
+  return sinks_.size() + window_.size() + open_page_.size() + value_sums_.size() * sizeof(float) +
+         (codes_ == nullptr ? 0 : codes_->bytes()) + (keys_ == nullptr ? 0 : keys_->bytes());
+}
+
+}  // namespace pqcache

@@ -1,0 +1,96 @@
+#pragma once
+
+// Keys and values of one layer and KV head: the first `n_sink` tokens and the newest
+// `local_window` tokens as exact rows in memory; every older token as a row of a page, as an entry
+// of the index (codes, keys, both or neither) and in its page's sum of values.
+//
+// Tokens leave the window in order of position, so row t of the index is token t. Sinks are in
+// memory and in pages. Append needs exclusive access; const functions may run together.
+// A row is K [D], then V [D] (pages of PageLayout::kValueOnly: V alone) in the page's dtype.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "pqcache/cache/page_codec.h"
+#include "pqcache/cache/page_store.h"
+#include "pqcache/index/codebook.h"
+#include "pqcache/index/key_index.h"
+
+namespace pqcache {
+
+struct HeadCacheOptions {
+  PageShape page;
+  int n_sink = 16;                               // >= 0
+  int local_window = 256;                        // >= 1
+  PageKey first_page;                            // context, layer and head
+  std::shared_ptr<const HeadCodebook> codebook;  // null: no codes
+  bool keep_keys = false;                        // hold float32 keys of the paged tokens
+};
+
+// Rows [first, first + count) in memory, `stride` bytes apart; valid until the next Append.
+struct RowBlock {
+  const uint8_t* rows = nullptr;
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+class HeadCache {
+ public:
+  explicit HeadCache(HeadCacheOptions options);
+  // An independent copy. Pages of `other` that are full keep their owner; those that fill up later
+  // are put under `context`.
+  HeadCache(const HeadCache& other, const ContextId& context);
+
+  // keys, values: [N, D] float32, rows `stride` floats apart. Pages that became full are added to
+  // `full_pages`; the caller puts them into the store.
+  void Append(int64_t n, const float* keys, const float* values, int64_t stride,
+              std::vector<PageWrite>* full_pages);
+
+  int64_t tokens() const { return tokens_; }
+  int64_t paged_tokens() const { return paged_tokens_; }
+  // Sinks that are already in pages (the others are in the window): [0, sink_tokens()).
+  int64_t sink_tokens() const;
+  int64_t full_pages() const { return paged_tokens_ / options_.page.page_tokens; }
+  const PageShape& page_shape() const { return options_.page; }
+  // Of rows in memory (sinks, window): K and V, whatever the page layout.
+  size_t memory_row_bytes() const { return row_bytes_; }
+
+  RowBlock sinks() const;
+  std::array<RowBlock, 2> window() const;  // in order of position; the second may be empty
+  RowBlock open_page() const;              // rows of the page that is not full, in page layout
+  PageKey page_key(int64_t page) const;
+
+  // nullptr when the cache was made without.
+  const KeyIndex* codes() const { return codes_.get(); }
+  const KeyIndex* keys() const { return keys_.get(); }
+  // Sum [D] over the page's tokens that are no sinks, and their number.
+  const float* value_sum(int64_t page) const { return &value_sums_[page * options_.page.dim]; }
+  int64_t value_count(int64_t page) const;
+
+  // False once a key was NaN or infinite: codes of this head mean nothing, attend exactly.
+  bool finite() const { return finite_; }
+  // Bytes in memory: rows, codes, keys, sums.
+  uint64_t bytes() const;
+
+ private:
+  void Retire(const uint8_t* row, int64_t position, std::vector<PageWrite>* full_pages);
+  void IndexRetired();
+
+  HeadCacheOptions options_;
+  size_t row_bytes_;  // K and V
+  int64_t tokens_ = 0;
+  int64_t paged_tokens_ = 0;
+  int64_t inherited_pages_ = 0;  // pages below this belong to parent_
+  ContextId parent_;
+  bool finite_ = true;
+  AlignedBuffer<uint8_t> sinks_;      // [n_sink] rows
+  AlignedBuffer<uint8_t> window_;     // ring of [local_window] rows
+  AlignedBuffer<uint8_t> open_page_;  // [page_tokens] rows in page layout
+  AlignedBuffer<float> value_sums_;   // [pages, D]
+  std::unique_ptr<KeyIndex> codes_, keys_;
+  std::vector<float> retired_keys_;  // [N, D] of the running Append
+};
+
+}  // namespace pqcache

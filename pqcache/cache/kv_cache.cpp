@@ -1,0 +1,199 @@
+#include "pqcache/cache/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "pqcache/base/log.h"
+#include "pqcache/cache/row_codec.h"
+
+namespace pqcache {
+namespace {
+
+Status CheckCodebooks(const KvCacheOptions& o, const CodebookSet& set) {
+  if (set.layers == o.layers && set.kv_heads == o.kv_heads && set.shape().dim == o.page.dim) {
+    return Status::Ok();
+  }
+  const auto describe = [](int layers, int kv_heads, int dim) {
+    return std::to_string(layers) + " layers, " + std::to_string(kv_heads) +
+           " KV heads, head size " + std::to_string(dim);
+  };
+  return Status::InvalidArgument("codebooks are for " +
+                                 describe(set.layers, set.kv_heads, set.shape().dim) +
+                                 ", expected " + describe(o.layers, o.kv_heads, o.page.dim));
+}
+
+Status CheckOptions(const KvCacheOptions& o) {
+  if (o.n_sink < 0 || o.local_window < 1) {
+    return Status::InvalidArgument("n_sink " + std::to_string(o.n_sink) + ", local_window " +
+                                   std::to_string(o.local_window) +
+                                   ", expected at least 0 and at least 1");
+  }
+  if (o.page.page_tokens < 1 || o.page.page_tokens > 4096) {
+    return Status::InvalidArgument("page_tokens is " + std::to_string(o.page.page_tokens) +
+                                   ", expected 1 to 4096");
+  }
+  return Status::Ok();
+}
+
+std::string PageName(const PageKey& key) {
+  return "layer " + std::to_string(key.layer) + " head " + std::to_string(key.head) + " page " +
+         std::to_string(key.page);
+}
+
+}  // namespace
+
+KvCache::KvCache(const KvCacheOptions& options, PageStore* store, ThreadPool* pool)
+    : options_(options), store_(store), pool_(pool), full_pages_(options.kv_heads) {
+  heads_.reserve(static_cast<size_t>(options.layers) * options.kv_heads);
+}
+
+Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options,
+                                                 std::shared_ptr<const CodebookSet> codebooks,
+                                                 PageStore* store, ThreadPool* pool) {
+  PQCACHE_RETURN_IF_ERROR(CheckOptions(options));
+  if (codebooks != nullptr) PQCACHE_RETURN_IF_ERROR(CheckCodebooks(options, *codebooks));
+  if (options.page.layout == PageLayout::kValueOnly && codebooks == nullptr) {
+    return Status::InvalidArgument("pages without keys need codebooks, and none were given");
+  }
+  std::unique_ptr<KvCache> cache(new KvCache(options, store, pool));
+  for (int layer = 0; layer < options.layers; ++layer) {
+    for (int head = 0; head < options.kv_heads; ++head) {
+      HeadCacheOptions h;
+      h.page = options.page;
+      h.n_sink = options.n_sink;
+      h.local_window = options.local_window;
+      h.keep_keys = options.keep_keys;
+      h.first_page = {options.context, layer, head, 0};
+      if (codebooks != nullptr) {
+        h.codebook = std::shared_ptr<const HeadCodebook>(codebooks, &codebooks->head(layer, head));
+      }
+      cache->heads_.emplace_back(std::move(h));
+    }
+  }
+  PQCACHE_RETURN_IF_ERROR(cache->ReserveMemory());
+  return cache;
+}
+
+KvCache::~KvCache() {
+  const Status status = store_->RemoveContext(options_.context);
+  if (!status.ok()) Log(LogLevel::kWarning, "pages were left in the store: " + status.message());
+}
+
+Result<std::unique_ptr<KvCache>> KvCache::Fork(const ContextId& context) const {
+  PQCACHE_CHECK(parent_ == nullptr, "a fork cannot be forked");
+  KvCacheOptions options = options_;
+  options.context = context;
+  std::unique_ptr<KvCache> fork(new KvCache(options, store_, pool_));
+  fork->parent_ = this;
+  for (const HeadCache& head : heads_) fork->heads_.emplace_back(head, context);
+  PQCACHE_RETURN_IF_ERROR(fork->ReserveMemory());
+  return fork;
+}
+
+Status KvCache::Append(int layer, int64_t n, const float* keys, const float* values) {
+  const int64_t stride = int64_t{options_.kv_heads} * options_.page.dim;
+  HeadCache* heads = &heads_[static_cast<size_t>(layer) * options_.kv_heads];
+  pool_->Run(options_.kv_heads, [&](int64_t h) {
+    const int64_t offset = h * options_.page.dim;
+    const bool was_finite = heads[h].finite();
+    heads[h].Append(n, keys + offset, values + offset, stride, &full_pages_[h]);
+    if (was_finite && !heads[h].finite()) {
+      Log(LogLevel::kWarning, "layer " + std::to_string(layer) + " head " + std::to_string(h) +
+                                  ": a key is NaN or infinite; this head attends exactly");
+    }
+  });
+  PQCACHE_RETURN_IF_ERROR(CheckUsable(layer));
+  for (std::vector<PageWrite>& pages : full_pages_) {
+    if (pages.empty()) continue;
+    const Status status = store_->Put(pages);
+    pages.clear();
+    PQCACHE_RETURN_IF_ERROR(status);
+  }
+  return ReserveMemory();
+}
+
+Status KvCache::CheckUsable(int layer) const {
+  if (options_.page.layout != PageLayout::kValueOnly) return Status::Ok();
+  for (int h = 0; h < options_.kv_heads; ++h) {
+    if (head(layer, h).finite()) continue;
+    return Status::InvalidArgument("layer " + std::to_string(layer) + " head " + std::to_string(h) +
+                                   ": a key is NaN or infinite, and pages without exact keys "
+                                   "cannot attend exactly instead");
+  }
+  return Status::Ok();
+}
+
+Status KvCache::ReserveMemory() {
+  const uint64_t bytes = memory_bytes();
+  if (bytes == reserved_) return Status::Ok();
+  reserved_ = bytes;
+  return store_->ReserveMemory(bytes);
+}
+
+Status KvCache::ReadPages(std::span<PageRead> pages) const {
+  if (pages.empty()) return Status::Ok();
+  store_->Read(pages);
+  for (const PageRead& read : pages) {
+    if (!read.status.ok()) return read.status.Annotate(PageName(read.key));
+  }
+  return Status::Ok();
+}
+
+Status KvCache::ReadRows(int layer, int kv_head, int64_t begin, int64_t end, float* keys,
+                         float* values) const {
+  const HeadCache& h = head(layer, kv_head);
+  const PageShape& shape = options_.page;
+  const int64_t dim = shape.dim;
+  const bool keyless = shape.layout == PageLayout::kValueOnly;
+  const int64_t value_offset = static_cast<int64_t>(DTypeSize(shape.dtype)) * dim;
+  const auto copy = [&](const RowBlock& block, size_t stride, bool has_keys) {
+    const int64_t first = std::max(begin, block.first);
+    const int64_t last = std::min(end, block.first + block.count);
+    for (int64_t t = first; t < last; ++t) {
+      const uint8_t* row = block.rows + static_cast<size_t>(t - block.first) * stride;
+      if (has_keys) LoadRow(row, dim, shape.dtype, keys + (t - begin) * dim);
+      LoadRow(has_keys ? row + value_offset : row, dim, shape.dtype, values + (t - begin) * dim);
+    }
+  };
+  for (const RowBlock& block : h.window()) copy(block, h.memory_row_bytes(), true);
+  copy(h.open_page(), shape.row_bytes(), !keyless);
+
+  std::vector<PageRead> reads;
+  const int64_t paged_end = std::min(end, h.full_pages() * shape.page_tokens);
+  for (int64_t p = begin / shape.page_tokens; p * shape.page_tokens < paged_end; ++p) {
+    reads.push_back({h.page_key(p), nullptr, Status::Ok()});
+  }
+  PQCACHE_RETURN_IF_ERROR(ReadPages(reads));
+  for (const PageRead& read : reads) {
+    copy({PageRows(*read.page), read.key.page * shape.page_tokens, shape.page_tokens},
+         shape.row_bytes(), !keyless);
+  }
+  const int64_t coded_end = std::min(end, h.paged_tokens());
+  if (keyless && begin < coded_end) h.codes()->Reconstruct(begin, coded_end, keys);
+  return Status::Ok();
+}
+
+uint64_t KvCache::memory_bytes() const {
+  uint64_t bytes = parent_ == nullptr ? 0 : parent_->memory_bytes();
+  for (const HeadCache& head : heads_) bytes += head.bytes();
+  return bytes;
+}
+
+uint64_t KvCache::full_bytes() const {
+  uint64_t bytes = 0;
+  for (const HeadCache& head : heads_) {
+    bytes += static_cast<uint64_t>(head.tokens()) * head.memory_row_bytes();
+  }
+  return bytes;
+}
+
+ContextId NewContextId(const Fingerprint& model) {
+  std::random_device device;
+  ContextId id;
+  id.model = model;
+  for (uint8_t& byte : id.context.bytes) byte = static_cast<uint8_t>(device());
+  return id;
+}
+
+}  // namespace pqcache

@@ -1,0 +1,81 @@
+#pragma once
+
+// Keys and values of one sequence, all layers: HeadCaches over one page store.
+//
+// Append in order of position, every layer the same tokens. Append of different layers must not
+// run together; const functions may. The store is borrowed and must outlive the cache; codebooks
+// are shared. Destruction removes the cache's pages from the store.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "pqcache/base/thread_pool.h"
+#include "pqcache/cache/head_cache.h"
+#include "pqcache/cache/page_store.h"
+
+namespace pqcache {
+
+struct KvCacheOptions {
+  int layers = 0, kv_heads = 0;  // L, Hkv
+  PageShape page;                // with D
+  int n_sink = 16;
+  int local_window = 256;
+  bool keep_keys = false;  // hold float32 keys in memory, for policies that score exact keys
+  ContextId context;       // whose pages these are; unique in the store
+};
+
+class KvCache {
+ public:
+  // `codebooks` may be null: then no codes are kept. Their shape must fit layers, heads and D.
+  static Result<std::unique_ptr<KvCache>> Create(const KvCacheOptions& options,
+                                                 std::shared_ptr<const CodebookSet> codebooks,
+                                                 PageStore* store, ThreadPool* pool);
+  ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  // A second sequence that continues this one: shares its full pages, copies the rest. This cache
+  // must not itself be a fork, must outlive the fork, and must not be appended to meanwhile.
+  Result<std::unique_ptr<KvCache>> Fork(const ContextId& context) const;
+
+  // keys, values: [N, Hkv, D] float32.
+  Status Append(int layer, int64_t n, const float* keys, const float* values);
+
+  const KvCacheOptions& options() const { return options_; }
+  int64_t tokens(int layer) const { return head(layer, 0).tokens(); }
+  const HeadCache& head(int layer, int kv_head) const {
+    return heads_[static_cast<size_t>(layer) * options_.kv_heads + kv_head];
+  }
+
+  // Reads full pages; the first failure, annotated with its page, if any failed.
+  Status ReadPages(std::span<PageRead> pages) const;
+  // Rows [begin, end) of a head as float32: keys [end - begin, D] and values [end - begin, D],
+  // wherever they lie. Where pages hold no keys, the keys decoded from the codes.
+  Status ReadRows(int layer, int kv_head, int64_t begin, int64_t end, float* keys,
+                  float* values) const;
+
+  // Memory outside the store, and what exact K and V of all tokens take.
+  uint64_t memory_bytes() const;
+  uint64_t full_bytes() const;
+
+ private:
+  KvCache(const KvCacheOptions& options, PageStore* store, ThreadPool* pool);
+  Status CheckUsable(int layer) const;
+  Status ReserveMemory();
+
+  KvCacheOptions options_;
+  PageStore* store_;
+  ThreadPool* pool_;
+  const KvCache* parent_ = nullptr;
+  uint64_t reserved_ = 0;
+  std::vector<HeadCache> heads_;                    // [L, Hkv]
+  std::vector<std::vector<PageWrite>> full_pages_;  // [Hkv], of the running Append
+};
+
+// A context id that no other cache has: the model's fingerprint, an empty tenant, and a random
+// context.
+ContextId NewContextId(const Fingerprint& model);
+
+}  // namespace pqcache

@@ -1,0 +1,186 @@
+#include "pqcache/index/codebook.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "pqcache/base/vector_clones.h"
+#include "pqcache/base/vector_math.h"
+
+namespace pqcache {
+namespace {
+
+Status CheckArray(std::span<const float> values, size_t expected, bool may_be_empty,
+                  std::string_view name) {
+  if (may_be_empty && values.empty()) return Status::Ok();
+  if (values.size() != expected) {
+    return Status::InvalidArgument(std::string(name) + " has " + std::to_string(values.size()) +
+                                   " numbers, expected " + std::to_string(expected));
+  }
+  if (!AllFinite(values.data(), static_cast<int64_t>(values.size()))) {
+    return Status::InvalidArgument(std::string(name) + " has numbers that are not finite");
+  }
+  return Status::Ok();
+}
+
+// y [D] = transform [D, D] x [D], or a copy when the transform is empty.
+void Transform(std::span<const float> transform, int dim, const float* x, float* y) {
+  if (transform.empty()) {
+    std::copy_n(x, dim, y);
+    return;
+  }
+  DotRows(x, transform.data(), dim, dim, dim, 1.0f, y);
+}
+
+// Nearest of K centroids, given transposed as [sub_dim, K] with half squared lengths [K].
+// distances: scratch [K].
+PQCACHE_VECTOR_CLONES int Nearest(const float* x, int sub_dim, int centroids,
+                                  const float* transposed, const float* half_norms,
+                                  float* distances) {
+  for (int c = 0; c < centroids; ++c) distances[c] = half_norms[c];
+  for (int d = 0; d < sub_dim; ++d) {
+    const float value = x[d];
+    const float* row = transposed + static_cast<size_t>(d) * centroids;
+    for (int c = 0; c < centroids; ++c) distances[c] -= value * row[c];
+  }
+  float best = distances[0];
+  for (int c = 1; c < centroids; ++c) best = distances[c] < best ? distances[c] : best;
+  int nearest = 0;
+  while (nearest < centroids - 1 && distances[nearest] != best) ++nearest;
+  return nearest;
+}
+
+}  // namespace
+
+std::string PqShape::Name() const { return std::to_string(subspaces) + "x" + std::to_string(bits); }
+
+Status PqShape::Validate() const {
+  if (bits != 4 && bits != 8) {
+    return Status::InvalidArgument("PQ shape " + Name() + " has " + std::to_string(bits) +
+                                   " bits, expected 4 or 8");
+  }
+  if (dim < 1 || dim > 4096) {
+    return Status::InvalidArgument("PQ shape has head size " + std::to_string(dim) +
+                                   ", expected 1 to 4096");
+  }
+  if (subspaces < 1 || dim % subspaces != 0) {
+    return Status::InvalidArgument("PQ shape " + Name() + " does not divide the head size " +
+                                   std::to_string(dim) + ", expected M that divides it");
+  }
+  if (bits == 4 && subspaces % 2 != 0) {
+    return Status::InvalidArgument("PQ shape " + Name() +
+                                   " has an odd number of 4-bit codes, expected an even M");
+  }
+  return Status::Ok();
+}
+
+Result<PqShape> PqShape::Parse(std::string_view text, int dim) {
+  PqShape shape{.dim = dim};
+  const char* end = text.data() + text.size();
+  auto [x, first_error] = std::from_chars(text.data(), end, shape.subspaces);
+  bool ok = first_error == std::errc() && x != end && *x == 'x';
+  if (ok) {
+    auto [rest, second_error] = std::from_chars(x + 1, end, shape.bits);
+    ok = second_error == std::errc() && rest == end;
+  }
+  if (!ok) {
+    return Status::InvalidArgument("PQ shape is '" + std::string(text) +
+                                   "', expected MxBITS such as 16x8 or 32x4");
+  }
+  PQCACHE_RETURN_IF_ERROR(shape.Validate());
+  return shape;
+}
+
+HeadCodebook::HeadCodebook(Parts parts) : parts_(std::move(parts)) {
+  const PqShape& s = parts_.shape;
+  const int k = s.centroids();
+  const int sub = s.sub_dim();
+  half_norms_.resize(static_cast<size_t>(s.subspaces) * k);
+  transposed_.resize(parts_.centroids.size());
+  for (int m = 0; m < s.subspaces; ++m) {
+    for (int c = 0; c < k; ++c) {
+      const float* centroid = parts_.centroids.data() + (static_cast<size_t>(m) * k + c) * sub;
+      double norm = 0;
+      for (int d = 0; d < sub; ++d) {
+        norm += double{centroid[d]} * centroid[d];
+        transposed_[(static_cast<size_t>(m) * sub + d) * k + c] = centroid[d];
+      }
+      half_norms_[static_cast<size_t>(m) * k + c] = static_cast<float>(0.5 * norm);
+    }
+  }
+}
+
+Result<HeadCodebook> HeadCodebook::Create(Parts parts) {
+  PQCACHE_RETURN_IF_ERROR(parts.shape.Validate());
+  const size_t dim = static_cast<size_t>(parts.shape.dim);
+  const size_t k = static_cast<size_t>(parts.shape.centroids());
+  PQCACHE_RETURN_IF_ERROR(CheckArray(parts.centroids, k * dim, false, "centroids"));
+  PQCACHE_RETURN_IF_ERROR(CheckArray(parts.key_transform, dim * dim, true, "key transform"));
+  PQCACHE_RETURN_IF_ERROR(CheckArray(parts.query_transform, dim * dim, true, "query transform"));
+  if (parts.key_transform.empty() != parts.query_transform.empty()) {
+    return Status::InvalidArgument("one of the key and query transforms is absent, expected both");
+  }
+  return HeadCodebook(std::move(parts));
+}
+
+void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
+  const PqShape& s = parts_.shape;
+  const int k = s.centroids();
+  const int sub = s.sub_dim();
+  std::vector<float> rotated(static_cast<size_t>(s.dim));
+  std::vector<float> distances(static_cast<size_t>(k));
+  for (int64_t i = 0; i < n; ++i) {
+    Transform(parts_.key_transform, s.dim, keys + i * s.dim, rotated.data());
+    for (int m = 0; m < s.subspaces; ++m) {
+      codes[i * s.subspaces + m] = static_cast<uint8_t>(
+          Nearest(rotated.data() + m * sub, sub, k, &transposed_[static_cast<size_t>(m) * sub * k],
+                  &half_norms_[static_cast<size_t>(m) * k], distances.data()));
+    }
+  }
+}
+
+void HeadCodebook::Decode(int64_t n, const uint8_t* codes, float* keys) const {
+  const PqShape& s = parts_.shape;
+  const int sub = s.sub_dim();
+  std::vector<float> rotated(static_cast<size_t>(s.dim));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int m = 0; m < s.subspaces; ++m) {
+      const size_t row = static_cast<size_t>(m) * s.centroids() + codes[i * s.subspaces + m];
+      std::copy_n(&parts_.centroids[row * sub], sub, &rotated[static_cast<size_t>(m) * sub]);
+    }
+    float* key = keys + i * s.dim;
+    if (parts_.query_transform.empty()) {
+      std::copy_n(rotated.data(), s.dim, key);
+      continue;
+    }
+    // A^-1 = B^T, because <B q, A k> = <q, k> for all q and k.
+    std::fill_n(key, s.dim, 0.0f);
+    for (int d = 0; d < s.dim; ++d) {
+      AddScaled(rotated[static_cast<size_t>(d)],
+                &parts_.query_transform[static_cast<size_t>(d) * s.dim], s.dim, key);
+    }
+  }
+}
+
+void HeadCodebook::BuildTables(int g, const float* queries, float scale, float* tables) const {
+  const PqShape& s = parts_.shape;
+  const int k = s.centroids();
+  const int sub = s.sub_dim();
+  std::vector<float> rotated(static_cast<size_t>(s.dim));
+  for (int i = 0; i < g; ++i) {
+    Transform(parts_.query_transform, s.dim, queries + static_cast<size_t>(i) * s.dim,
+              rotated.data());
+    float* table = tables + static_cast<size_t>(i) * s.subspaces * k;
+    std::fill_n(table, static_cast<size_t>(s.subspaces) * k, 0.0f);
+    for (int m = 0; m < s.subspaces; ++m) {
+      for (int d = 0; d < sub; ++d) {
+        AddScaled(scale * rotated[static_cast<size_t>(m) * sub + d],
+                  &transposed_[(static_cast<size_t>(m) * sub + d) * k], k,
+                  table + static_cast<size_t>(m) * k);
+      }
+    }
+  }
+}
+
+}  // namespace pqcache

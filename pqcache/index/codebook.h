@@ -1,0 +1,100 @@
+#pragma once
+
+// Product-quantisation codebooks: one per layer and KV head, trained offline (train/), immutable
+// once made and shared by any number of threads.
+//
+// A key k is coded in a rotated space: key_transform A maps the key, query_transform B maps the
+// query, with <B q, A k> = <q, k> exactly (B = A^-T). Each of the M sub-vectors of A k is replaced
+// by the number of its nearest centroid (L2). Scores are inner products; larger is better.
+// Source of the method: Jegou, Douze, Schmid, "Product quantization for nearest neighbor search",
+// 2011; the query-aware rotation is described in train/rotation.h.
+//
+// Alphabet: D head size, M sub-spaces, K = 2^bits centroids each, D/M sub-dimension, N rows,
+// G queries. All arrays are dense, row-major, float32.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pqcache/base/aligned_buffer.h"
+#include "pqcache/base/checksum.h"
+#include "pqcache/base/status.h"
+
+namespace pqcache {
+
+// "M x bits" over vectors of size dim.
+struct PqShape {
+  int dim = 0;
+  int subspaces = 0;
+  int bits = 0;
+
+  int centroids() const { return 1 << bits; }
+  int sub_dim() const { return dim / subspaces; }
+  int bytes_per_key() const { return subspaces * bits / 8; }
+  // "16x8"
+  std::string Name() const;
+  bool operator==(const PqShape&) const = default;
+
+  // bits 4 or 8, M divides dim, and M even when bits is 4.
+  Status Validate() const;
+  // From "16x8".
+  static Result<PqShape> Parse(std::string_view text, int dim);
+};
+
+// Of one layer and KV head.
+class HeadCodebook {
+ public:
+  struct Parts {
+    PqShape shape;
+    std::vector<float> centroids;        // [M, K, D/M]
+    std::vector<float> key_transform;    // A [D, D], or empty for the identity
+    std::vector<float> query_transform;  // B [D, D], or empty for the identity
+  };
+
+  // Checks sizes and that every number is finite.
+  static Result<HeadCodebook> Create(Parts parts);
+
+  const PqShape& shape() const { return parts_.shape; }
+  std::span<const float> centroids() const { return parts_.centroids; }
+  std::span<const float> key_transform() const { return parts_.key_transform; }
+  std::span<const float> query_transform() const { return parts_.query_transform; }
+
+  // codes [N, M], one byte a sub-space, of keys [N, D]. A tie goes to the lower centroid.
+  void Encode(int64_t n, const float* keys, uint8_t* codes) const;
+  // keys [N, D] of codes [N, M]: A^-1 applied to the centroids.
+  void Decode(int64_t n, const uint8_t* codes, float* keys) const;
+  // tables [G, M, K]: inner products of the transformed queries [G, D] with every centroid, times
+  // `scale`. The score of a key is the sum of its M entries.
+  void BuildTables(int g, const float* queries, float scale, float* tables) const;
+
+ private:
+  explicit HeadCodebook(Parts parts);
+  Parts parts_;
+  std::vector<float> transposed_;  // [M, D/M, K] the centroids once more, for loops over K
+  std::vector<float> half_norms_;  // [M, K] half squared lengths
+};
+
+// Of a whole model.
+struct CodebookSet {
+  Fingerprint model;     // of the checkpoint it was trained for
+  std::string rotation;  // "none", "pca" or "query"
+  std::string report;    // training report, JSON text
+  int layers = 0;
+  int kv_heads = 0;
+  std::vector<HeadCodebook> heads;  // [layers, kv_heads]
+
+  const HeadCodebook& head(int layer, int kv_head) const {
+    return heads[static_cast<size_t>(layer) * kv_heads + kv_head];
+  }
+  const PqShape& shape() const { return heads.front().shape(); }
+};
+
+// One file, described in codebook_format.md. Load verifies magic, version, sizes and checksums
+// before it uses a byte, and names the damaged block.
+Status SaveCodebooks(const CodebookSet& set, const std::string& path);
+Result<std::shared_ptr<const CodebookSet>> LoadCodebooks(const std::string& path);
+
+}  // namespace pqcache

@@ -1,0 +1,177 @@
+// The .pqcb container: codebook_format.md.
+
+#include <cstring>
+
+#include "pqcache/base/coding.h"
+#include "pqcache/base/file_io.h"
+#include "pqcache/base/json.h"
+#include "pqcache/index/codebook.h"
+
+namespace pqcache {
+namespace {
+
+constexpr char kMagic[] = "PQCBOOK1";
+constexpr uint32_t kVersion = 1;
+constexpr size_t kHeaderBytes = 32;
+constexpr uint64_t kMaxFileBytes = uint64_t{8} << 30;
+
+void AppendFloats(std::span<const float> values, std::string* out) {
+  out->append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
+}
+
+std::string BlockName(int index, int kv_heads) {
+  return "block of layer " + std::to_string(index / kv_heads) + " head " +
+         std::to_string(index % kv_heads);
+}
+
+Result<Fingerprint> ParseFingerprint(const std::string& hex) {
+  Fingerprint f;
+  bool ok = hex.size() == 2 * f.bytes.size();
+  for (size_t i = 0; ok && i < hex.size(); ++i) {
+    const char c = hex[i];
+    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    ok = digit >= 0;
+    f.bytes[i / 2] = static_cast<uint8_t>(f.bytes[i / 2] * 16 + digit);
+  }
+  if (!ok) {
+    return Status::Corruption("model fingerprint is '" + hex + "', expected 32 hexadecimal digits");
+  }
+  return f;
+}
+
+struct Description {
+  CodebookSet set;  // without heads
+  PqShape shape;
+};
+
+Result<Description> ParseDescription(std::string_view text) {
+  PQCACHE_ASSIGN_OR_RETURN(const Json json, Json::Parse(text));
+  Description d;
+  PQCACHE_ASSIGN_OR_RETURN(const std::string model, json.GetString("model"));
+  PQCACHE_ASSIGN_OR_RETURN(d.set.model, ParseFingerprint(model));
+  int64_t fields[5];
+  constexpr std::string_view kNames[5] = {"layers", "kv_heads", "dim", "subspaces", "bits"};
+  for (int i = 0; i < 5; ++i) {
+    PQCACHE_ASSIGN_OR_RETURN(fields[i], json.GetInt(kNames[i]));
+    if (fields[i] < 1 || fields[i] > 4096) {
+      return Status::Corruption(std::string(kNames[i]) + " is " + std::to_string(fields[i]) +
+                                ", expected 1 to 4096");
+    }
+  }
+  d.set.layers = static_cast<int>(fields[0]);
+  d.set.kv_heads = static_cast<int>(fields[1]);
+  d.shape = {static_cast<int>(fields[2]), static_cast<int>(fields[3]), static_cast<int>(fields[4])};
+  PQCACHE_RETURN_IF_ERROR(d.shape.Validate());
+  PQCACHE_ASSIGN_OR_RETURN(d.set.rotation, json.GetString("rotation"));
+  if (const Json* report = json.Find("report"); report != nullptr) d.set.report = report->Dump();
+  return d;
+}
+
+size_t TransformFloats(const Description& d) {
+  return d.set.rotation == "none" ? 0 : static_cast<size_t>(d.shape.dim) * d.shape.dim;
+}
+
+size_t BlockBytes(const Description& d) {
+  const size_t centroids = static_cast<size_t>(d.shape.centroids()) * d.shape.dim;
+  return (2 * TransformFloats(d) + centroids) * sizeof(float) + 8;
+}
+
+Result<HeadCodebook> ParseBlock(const Description& d, const char* block) {
+  const size_t bytes = BlockBytes(d) - 8;
+  if (Checksum64(block, bytes) != GetFixed64(block + bytes)) {
+    return Status::Corruption("checksum does not match the bytes");
+  }
+  std::vector<float> numbers(bytes / sizeof(float));
+  std::memcpy(numbers.data(), block, bytes);
+  const auto transforms = static_cast<std::ptrdiff_t>(TransformFloats(d));
+  const auto begin = numbers.begin();
+  HeadCodebook::Parts parts;
+  parts.shape = d.shape;
+  parts.key_transform.assign(begin, begin + transforms);
+  parts.query_transform.assign(begin + transforms, begin + 2 * transforms);
+  parts.centroids.assign(begin + 2 * transforms, numbers.end());
+  return HeadCodebook::Create(std::move(parts));
+}
+
+Result<std::string_view> CheckHeader(std::string_view bytes) {
+  if (bytes.size() < kHeaderBytes || bytes.substr(0, 8) != kMagic) {
+    return Status::Corruption("is not a codebook file: it does not start with " +
+                              std::string(kMagic));
+  }
+  if (Checksum64(bytes.data(), 24) != GetFixed64(bytes.data() + 24)) {
+    return Status::Corruption("header is damaged: its checksum does not match");
+  }
+  if (const uint32_t version = GetFixed32(bytes.data() + 8); version != kVersion) {
+    return Status::Unsupported("has version " + std::to_string(version) + ", expected " +
+                               std::to_string(kVersion));
+  }
+  const uint32_t length = GetFixed32(bytes.data() + 12);
+  if (length > bytes.size() - kHeaderBytes) {
+    return Status::Corruption("is cut off inside its description: has " +
+                              std::to_string(bytes.size()) + " bytes, expected at least " +
+                              std::to_string(kHeaderBytes + length));
+  }
+  const std::string_view description = bytes.substr(kHeaderBytes, length);
+  if (Checksum64(description.data(), length) != GetFixed64(bytes.data() + 16)) {
+    return Status::Corruption("description is damaged: its checksum does not match");
+  }
+  return description;
+}
+
+Result<std::shared_ptr<const CodebookSet>> ParseFile(std::string_view bytes) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::string_view text, CheckHeader(bytes));
+  PQCACHE_ASSIGN_OR_RETURN(Description d, ParseDescription(text));
+  const int heads = d.set.layers * d.set.kv_heads;
+  const size_t expected = kHeaderBytes + text.size() + BlockBytes(d) * static_cast<size_t>(heads);
+  if (bytes.size() != expected) {
+    return Status::Corruption("has " + std::to_string(bytes.size()) + " bytes, expected " +
+                              std::to_string(expected));
+  }
+  const char* block = bytes.data() + kHeaderBytes + text.size();
+  for (int i = 0; i < heads; ++i, block += BlockBytes(d)) {
+    Result<HeadCodebook> head = ParseBlock(d, block);
+    if (!head.ok()) return head.status().Annotate(BlockName(i, d.set.kv_heads));
+    d.set.heads.push_back(std::move(*head));
+  }
+  return std::make_shared<const CodebookSet>(std::move(d.set));
+}
+
+}  // namespace
+
+Status SaveCodebooks(const CodebookSet& set, const std::string& path) {
+  PQCACHE_CHECK(set.heads.size() == static_cast<size_t>(set.layers) * set.kv_heads,
+                "one codebook per layer and KV head");
+  const PqShape& shape = set.shape();
+  Json description;
+  description.Set("model", set.model.Hex()).Set("layers", set.layers).Set("kv_heads", set.kv_heads);
+  description.Set("dim", shape.dim).Set("subspaces", shape.subspaces).Set("bits", shape.bits);
+  description.Set("rotation", set.rotation);
+  if (!set.report.empty()) {
+    PQCACHE_ASSIGN_OR_RETURN(Json report, Json::Parse(set.report));
+    description.Set("report", std::move(report));
+  }
+  const std::string text = description.Dump();
+  std::string out = kMagic;
+  PutFixed32(&out, kVersion);
+  PutFixed32(&out, static_cast<uint32_t>(text.size()));
+  PutFixed64(&out, Checksum64(text.data(), text.size()));
+  PutFixed64(&out, Checksum64(out.data(), out.size()));
+  out += text;
+  for (const HeadCodebook& head : set.heads) {
+    const size_t start = out.size();
+    AppendFloats(head.key_transform(), &out);
+    AppendFloats(head.query_transform(), &out);
+    AppendFloats(head.centroids(), &out);
+    PutFixed64(&out, Checksum64(out.data() + start, out.size() - start));
+  }
+  return WriteFileAtomically(path, out);
+}
+
+Result<std::shared_ptr<const CodebookSet>> LoadCodebooks(const std::string& path) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxFileBytes));
+  Result<std::shared_ptr<const CodebookSet>> set = ParseFile(bytes);
+  if (!set.ok()) return set.status().Annotate(path);
+  return set;
+}
+
+}  // namespace pqcache

@@ -1,0 +1,89 @@
+#include "pqcache/index/pq_index.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "pqcache/index/adc_scan.h"
+
+namespace pqcache {
+
+PqIndex::PqIndex(std::shared_ptr<const HeadCodebook> codebook) : codebook_(std::move(codebook)) {}
+
+int PqIndex::lines() const {
+  const PqShape& s = codebook_->shape();
+  return s.bits == 8 ? s.subspaces : s.subspaces / 2;
+}
+
+void PqIndex::Append(int64_t n, const float* keys) {
+  std::vector<uint8_t> codes(static_cast<size_t>(n) * codebook_->shape().subspaces);
+  codebook_->Encode(n, keys, codes.data());
+  AppendCodes(n, codes.data());
+}
+
+void PqIndex::AppendCodes(int64_t n, const uint8_t* codes) {
+  const PqShape& s = codebook_->shape();
+  const int64_t blocks = (size_ + n + kBlockTokens - 1) / kBlockTokens;
+  codes_.Resize(static_cast<size_t>(blocks) * lines() * kBlockTokens);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t row = size_ + i;
+    uint8_t* slot =
+        codes_.data() + row / kBlockTokens * lines() * kBlockTokens + row % kBlockTokens;
+    const uint8_t* code = codes + i * s.subspaces;
+    for (int line = 0; line < lines(); ++line) {
+      slot[line * kBlockTokens] =
+          s.bits == 8 ? code[line]
+                      : static_cast<uint8_t>(code[2 * line] | (code[2 * line + 1] << 4));
+    }
+  }
+  size_ += n;
+}
+
+void PqIndex::Score(int g, const float* queries, float scale, int64_t begin, int64_t end,
+                    float* scores) const {
+  const PqShape& s = codebook_->shape();
+  const size_t table_size = static_cast<size_t>(s.subspaces) * s.centroids();
+  thread_local std::vector<float> tables;
+  tables.resize(static_cast<size_t>(g) * table_size);
+  codebook_->BuildTables(g, queries, scale, tables.data());
+  for (int i = 0; i < g; ++i) {
+    AdcScanScalar({.codes = codes_.data(),
+                   .table = tables.data() + static_cast<size_t>(i) * table_size,
+                   .subspaces = s.subspaces,
+                   .bits = s.bits,
+                   .begin = begin,
+                   .end = end},
+                  scores + i * (end - begin));
+  }
+}
+
+uint8_t PqIndex::CodeAt(int64_t row, int subspace) const {
+  const bool packed = codebook_->shape().bits == 4;
+  const int line = packed ? subspace / 2 : subspace;
+  const uint8_t byte = codes_[static_cast<size_t>(
+      (row / kBlockTokens * lines() + line) * kBlockTokens + row % kBlockTokens)];
+  if (!packed) return byte;
+  return subspace % 2 == 0 ? byte & 15 : byte >> 4;
+}
+
+void PqIndex::CopyCodes(int64_t begin, int64_t end, uint8_t* codes) const {
+  const int subspaces = codebook_->shape().subspaces;
+  for (int64_t row = begin; row < end; ++row) {
+    for (int m = 0; m < subspaces; ++m) *codes++ = CodeAt(row, m);
+  }
+}
+
+void PqIndex::Reconstruct(int64_t begin, int64_t end, float* keys) const {
+  std::vector<uint8_t> codes(static_cast<size_t>(end - begin) * codebook_->shape().subspaces);
+  CopyCodes(begin, end, codes.data());
+  codebook_->Decode(end - begin, codes.data(), keys);
+}
+
+std::unique_ptr<KeyIndex> PqIndex::Clone() const {
+  auto copy = std::make_unique<PqIndex>(codebook_);
+  copy->size_ = size_;
+  copy->codes_.Resize(codes_.size());
+  std::copy_n(codes_.data(), codes_.size(), copy->codes_.data());
+  return copy;
+}
+
+}  // namespace pqcache

@@ -1,0 +1,47 @@
+#pragma once
+
+// Product-quantisation codes of one layer and KV head, scored by table look-up. Codes are never
+// unpacked to wider types in memory.
+//
+// Layout: blocks of 32 tokens; inside a block one line of 32 bytes per sub-space (8 bits), or per
+// pair of sub-spaces (4 bits: the even one in the low nibble). A line is what one vector load
+// takes, so SIMD scans need no other layout.
+
+#include <memory>
+
+#include "pqcache/base/aligned_buffer.h"
+#include "pqcache/index/codebook.h"
+#include "pqcache/index/key_index.h"
+
+namespace pqcache {
+
+class PqIndex : public KeyIndex {
+ public:
+  static constexpr int kBlockTokens = 32;
+
+  // Shares ownership of the set that `codebook` is part of.
+  explicit PqIndex(std::shared_ptr<const HeadCodebook> codebook);
+
+  void Append(int64_t n, const float* keys) override;
+  // codes: [N, M], one byte each, as HeadCodebook::Encode writes them.
+  void AppendCodes(int64_t n, const uint8_t* codes);
+  int64_t size() const override { return size_; }
+  void Score(int g, const float* queries, float scale, int64_t begin, int64_t end,
+             float* scores) const override;
+  void Reconstruct(int64_t begin, int64_t end, float* keys) const override;
+  uint64_t bytes() const override { return codes_.size(); }
+  std::unique_ptr<KeyIndex> Clone() const override;
+
+  // codes [end - begin, M], one byte each.
+  void CopyCodes(int64_t begin, int64_t end, uint8_t* codes) const;
+
+ private:
+  int lines() const;  // of a block
+  uint8_t CodeAt(int64_t row, int subspace) const;
+
+  std::shared_ptr<const HeadCodebook> codebook_;
+  int64_t size_ = 0;
+  AlignedBuffer<uint8_t> codes_;
+};
+
+}  // namespace pqcache

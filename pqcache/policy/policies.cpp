@@ -1,0 +1,39 @@
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "pqcache/policy/policy_factories.h"
+#include "pqcache/policy/selection_policy.h"
+
+namespace pqcache {
+namespace {
+
+constexpr PolicyEntry kPolicies[] = {
+    {"pq", "top-k by product-quantised keys, exact rerank; pq:codes_only keeps no exact keys",
+     CreatePqPolicy},
+    {"flat", "top-k by exact inner products, keys held in memory", CreateFlatPolicy},
+    {"exact", "every token: the reference", CreateExactPolicy},
+    {"recent", "sinks and local window only", CreateRecentPolicy},
+};
+
+}  // namespace
+
+int64_t SelectionBudget::TokensFor(int64_t context) const {
+  if (mass > 0) return -1;
+  if (ratio > 0) return std::llround(ratio * static_cast<double>(context));
+  return tokens;
+}
+
+std::span<const PolicyEntry> Policies() { return kPolicies; }
+
+Result<std::unique_ptr<SelectionPolicy>> CreatePolicy(std::string_view text) {
+  PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(text));
+  std::string known;
+  for (const PolicyEntry& entry : kPolicies) {
+    if (entry.name == spec.name) return entry.create(spec);
+    known += (known.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  return Status::InvalidArgument("unknown policy '" + spec.name + "', expected one of: " + known);
+}
+
+}  // namespace pqcache

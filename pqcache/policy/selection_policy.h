@@ -1,0 +1,80 @@
+#pragma once
+
+// Which of the middle tokens (neither sinks nor local window) a decode step attends to.
+//
+// A policy sees scores, never where they come from: codes, exact keys and GPU kernels are all
+// score sources. Policies are stateless and const; call them from any thread.
+//
+// Alphabet: G query heads that select together, N candidate tokens.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "pqcache/base/spec_string.h"
+#include "pqcache/base/status.h"
+
+namespace pqcache {
+
+// What a policy needs before it can select.
+enum class ScoreSource {
+  kNone,   // nothing: it selects by position alone
+  kCodes,  // inner products with decoded product-quantisation codes
+  kKeys,   // inner products with exact keys held in memory
+};
+
+// How many tokens to select: exactly one of the three is set.
+struct SelectionBudget {
+  int64_t tokens = 0;  // so many
+  double ratio = 0;    // this share of the context, rounded
+  double mass = 0;     // the smallest set that reaches this share of the estimated attention mass
+
+  // Tokens to select with `context` tokens so far; -1 when `mass` decides.
+  int64_t TokensFor(int64_t context) const;
+};
+
+struct SelectionRequest {
+  int g = 0;                          // G
+  int64_t n = 0;                      // N
+  const float* scores = nullptr;      // [G, N] scaled logits; null for ScoreSource::kNone
+  const float* always_lse = nullptr;  // [G] log-sum-exp of the logits that are attended anyway
+  int64_t tokens = 0;                 // tokens to select, or -1:
+  double mass = 0;                    // share of the mass to reach, over candidates and always
+};
+
+// Reused between calls, so that a steady state allocates nothing. One per thread.
+struct SelectionScratch {
+  std::vector<float> combined;
+  std::vector<float> ranks;
+  std::vector<int64_t> order;
+  std::vector<double> reached;
+};
+
+class SelectionPolicy {
+ public:
+  virtual ~SelectionPolicy() = default;
+
+  virtual ScoreSource score_source() const = 0;
+  // True: logits of selected tokens come from the codes, too, and exact keys are not stored.
+  virtual bool codes_only() const { return false; }
+  // Candidates to attend to: ascending, unique, in [0, n). Deterministic; of equal scores the
+  // lower position wins.
+  virtual void Select(const SelectionRequest& request, SelectionScratch* scratch,
+                      std::vector<int64_t>* positions) const = 0;
+};
+
+// One row of THE LIST in policies.cpp.
+struct PolicyEntry {
+  std::string_view name;
+  std::string_view help;
+  Result<std::unique_ptr<SelectionPolicy>> (*create)(const SpecString& spec);
+};
+
+std::span<const PolicyEntry> Policies();
+
+// "pq", "pq:codes_only", "exact", ...; errors list the known names and parameters.
+Result<std::unique_ptr<SelectionPolicy>> CreatePolicy(std::string_view spec);
+
+}  // namespace pqcache

@@ -1,0 +1,55 @@
+#pragma once
+
+// Pages in host memory, gone with the process. Arguments: limit=BYTES (none: unlimited).
+//
+// Held at every moment: capacity_bytes() of all resident pages + reserved bytes <= limit. A Put
+// beyond it is OutOfMemory and changes nothing: this store never forgets a page on its own.
+// Reads share the pages that were put; nothing is copied.
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+
+#include "pqcache/base/spec_string.h"
+#include "pqcache/cache/page_store.h"
+#include "storage/page_key_codec.h"
+
+namespace pqcache::storage {
+
+inline constexpr uint64_t kNoMemoryLimit = std::numeric_limits<uint64_t>::max();
+
+// The "limit" of a memory tier's arguments, at least 1; kNoMemoryLimit when absent.
+Result<uint64_t> ParseMemoryLimit(const SpecString& spec);
+
+class MemoryPageStore final : public PageStore {
+ public:
+  // Also the name of its tier in PageStoreStats.
+  static constexpr std::string_view kName = "memory";
+
+  static Result<std::unique_ptr<PageStore>> Open(const SpecString& spec);
+
+  explicit MemoryPageStore(uint64_t limit) : limit_(limit) {}
+
+  Status Put(std::span<const PageWrite> pages) override;
+  void Read(std::span<PageRead> pages) override;
+  Status RemoveContext(const ContextId& context) override;
+  Status Sync() override { return Status::Ok(); }
+  PageStoreStats stats() const override;
+  // OutOfMemory, with the former reservation kept, if resident pages and `bytes` exceed the limit.
+  Status ReserveMemory(uint64_t bytes) override;
+
+ private:
+  const uint64_t limit_;
+  mutable std::mutex mutex_;  // guards everything below
+  std::unordered_map<PageKey, PageRef, PageKeyHash> pages_;
+  uint64_t resident_ = 0;
+  uint64_t reserved_ = 0;
+  uint64_t bytes_read_ = 0;
+  uint64_t missing_ = 0;
+};
+
+}  // namespace pqcache::storage

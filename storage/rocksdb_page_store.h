@@ -1,0 +1,55 @@
+#pragma once
+
+// Pages in a RocksDB folder on disk. Arguments: path=DIR, made if missing.
+//
+// Pages are whole values in SST files with XXH3 block checksums, uncompressed, under the keys of
+// key_format.md. There is no write-ahead log: Sync writes the buffered pages out and is what makes
+// them durable. Every page is verified on every read.
+//
+// Memory: kRocksDbBufferBytes at most for write buffers and blocks of indexes and filters, plus the
+// batches in flight. It is a constant of the tier, not under any memory limit, and not in
+// resident_bytes.
+// One process at a time holds the folder.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "pqcache/base/spec_string.h"
+#include "pqcache/cache/page_store.h"
+
+namespace pqcache::storage {
+
+inline constexpr uint64_t kRocksDbBufferBytes = (2 * 32 + 8) << 20;
+
+class RocksDbPageStore final : public PageStore {
+ public:
+  // Also the name of its tier in PageStoreStats.
+  static constexpr std::string_view kName = "rocksdb";
+
+  // Errors as PrepareStoreFolder's; IoError naming the process if another one holds the folder;
+  // Corruption if the files in it are damaged beyond opening.
+  static Result<std::unique_ptr<PageStore>> Open(const SpecString& spec);
+
+  ~RocksDbPageStore() override;
+
+  Status Put(std::span<const PageWrite> pages) override;
+  void Read(std::span<PageRead> pages) override;
+  // Durable when it returns OK, without a Sync.
+  Status RemoveContext(const ContextId& context) override;
+  // IoError while the disk is full; RocksDB looks for room every five seconds, and a later call is
+  // OK again. Put and RemoveContext fail as well until then; reads go on.
+  Status Sync() override;
+  PageStoreStats stats() const override;
+  // This store has no budget: always OK.
+  Status ReserveMemory(uint64_t) override { return Status::Ok(); }
+
+ private:
+  struct Impl;
+  explicit RocksDbPageStore(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pqcache::storage

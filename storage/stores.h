@@ -1,0 +1,29 @@
+#pragma once
+
+// THE LIST of page stores, and how a --store argument becomes one:
+// "memory", "memory:limit=512M", "rocksdb:path=DIR", "memory:limit=512M+rocksdb:path=DIR".
+// Tiers are joined by "+", fastest first; the last one is where pages live.
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "pqcache/base/spec_string.h"
+#include "pqcache/cache/page_store.h"
+
+namespace pqcache::storage {
+
+struct PageStoreEntry {
+  std::string_view name;
+  std::string_view help;  // one line, for --help
+  bool durable;           // pages survive the process after Sync
+  Result<std::unique_ptr<PageStore>> (*open)(const SpecString& spec);
+};
+
+std::span<const PageStoreEntry> PageStores();
+
+// Errors list the known stores. A durable last tier without a memory tier in front is legal.
+Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec);
+
+}  // namespace pqcache::storage

@@ -1,0 +1,112 @@
+#include "storage/stores.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <set>
+#include <string>
+
+#include "tests/storage/page_samples.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace pqcache::storage {
+namespace {
+
+using namespace pqcache::testing;
+
+TEST(Stores, ListsEachStoreOnceWithHelp) {
+  std::set<std::string_view> names;
+  for (const PageStoreEntry& entry : PageStores()) {
+    EXPECT_TRUE(names.insert(entry.name).second) << entry.name;
+    EXPECT_FALSE(entry.help.empty());
+    EXPECT_EQ(entry.help.find('\n'), std::string_view::npos);
+    EXPECT_EQ(entry.durable, entry.name != "memory");
+  }
+  EXPECT_EQ(names, (std::set<std::string_view>{"memory", "rocksdb"}));
+}
+
+TEST(Stores, RefusesWhatItCannotOpen) {
+  const TempDir dir;
+  const std::string rocksdb = "rocksdb:path=" + dir.File("db");
+  const std::pair<std::string, std::string> cases[] = {
+      {"", "memory, rocksdb"},
+      {"tape", "unknown store 'tape', expected one of: memory, rocksdb"},
+      {"Memory", "unknown store 'Memory'"},
+      {"memory+tape", "unknown store 'tape'"},
+      {"memory+", "known stores: memory, rocksdb"},
+      {"+" + rocksdb, "known stores: memory, rocksdb"},
+      {"memory:limit=1M,limit=2M", "'limit' twice"},
+      {"memory:size=1M", "unknown parameter 'size', expected one of: limit"},
+      {"memory:limit", "memory:limit is 'true', expected a whole number"},
+      {"memory:limit=", "memory:limit is ''"},
+      {"memory:limit=-1", "memory:limit is '-1'"},
+      {"memory:limit=0", "memory:limit is 0, expected at least 1 byte"},
+      {"memory:limit=x+" + rocksdb, "memory:limit is 'x'"},
+      {"rocksdb", "rocksdb: has no path, expected rocksdb:path=DIR"},
+      {"rocksdb:path=", "rocksdb: has no path"},
+      {"rocksdb:dir=x", "unknown parameter 'dir', expected one of: path"},
+      {"memory+memory", "two tiers 'memory', expected one of each"},
+      {"memory+" + rocksdb + "+" + rocksdb, "two tiers 'rocksdb', expected one of each"},
+      {rocksdb + "+memory", "'rocksdb' in front of 'memory', expected only 'memory' in front"},
+  };
+  for (const auto& [spec, piece] : cases) {
+    ExpectError(OpenPageStore(spec), StatusCode::kInvalidArgument, piece);
+  }
+  EXPECT_FALSE(std::filesystem::exists(dir.File("db"))) << "a refused spec must make nothing";
+}
+
+TEST(Stores, HoldsAMemoryStoreToItsLimit) {
+  const PageKey a = SampleKey("a", 0), b = SampleKey("a", 1);
+  const uint64_t size = SamplePage(a)->capacity_bytes();
+  Result<std::unique_ptr<PageStore>> opened =
+      OpenPageStore("memory:limit=" + std::to_string(2 * size));
+  ASSERT_OK(opened);
+  PageStore* store = opened->get();
+
+  const PageKey c = SampleKey("a", 2);
+  const PageWrite three[] = {{a, SamplePage(a)}, {b, SamplePage(b)}, {c, SamplePage(c)}};
+  ExpectError(store->Put(three), StatusCode::kOutOfMemory,
+              "needs " + std::to_string(3 * size) +
+                  " bytes of pages and 0 reserved, expected at "
+                  "most " +
+                  std::to_string(2 * size));
+  EXPECT_EQ(store->stats().resident_bytes, 0u);
+  EXPECT_EQ(ReadPage(store, a).status.code(), StatusCode::kNotFound);
+
+  ASSERT_OK(store->Put(std::span(three).first(2)));
+  EXPECT_EQ(store->stats().resident_bytes, 2 * size);
+  EXPECT_OK(PutPage(store, a, SamplePage(a, 5)));  // replacing needs no more room
+  ExpectError(PutPage(store, a, SamplePage(a, 5, 8)), StatusCode::kOutOfMemory, "bytes of pages");
+  EXPECT_TRUE(SameBytes(ReadPage(store, a).page, SamplePage(a, 5)));
+
+  ExpectError(store->ReserveMemory(1), StatusCode::kOutOfMemory, "and 1 reserved");
+  ASSERT_OK(store->RemoveContext(SampleContext("a")));
+  EXPECT_EQ(store->stats().resident_bytes, 0u);
+  ASSERT_OK(store->ReserveMemory(size + 1));
+  ExpectError(PutPage(store, a, SamplePage(a)), StatusCode::kOutOfMemory, "reserved");
+  ASSERT_OK(store->ReserveMemory(size));
+  EXPECT_OK(PutPage(store, a, SamplePage(a)));
+  ExpectError(store->ReserveMemory(UINT64_MAX), StatusCode::kOutOfMemory, "reserved");
+}
+
+TEST(Stores, SharesPagesInMemoryWithoutCopies) {
+  Result<std::unique_ptr<PageStore>> store = OpenPageStore("memory");
+  ASSERT_OK(store);
+  const PageKey key = SampleKey("a", 0);
+  const PageRef page = SamplePage(key);
+  ASSERT_OK(PutPage(store->get(), key, page));
+  EXPECT_EQ(ReadPage(store->get(), key).page, page);
+  EXPECT_OK((*store)->ReserveMemory(1ull << 50));
+}
+
+TEST(Stores, MakesMissingFoldersAndOpensThemAgain) {
+  const TempDir dir;
+  for (const char* spec : {"memory:limit=1M+rocksdb:path=", "rocksdb:path="}) {
+    EXPECT_OK(OpenPageStore(spec + dir.File("deep/er/db/")));
+    EXPECT_TRUE(std::filesystem::is_directory(dir.File("deep/er/db")));
+  }
+}
+
+}  // namespace
+}  // namespace pqcache::storage

@@ -1,0 +1,118 @@
+#include "tools/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <map>
+
+#include "pqcache/base/log.h"
+#include "pqcache/base/spec_string.h"
+
+namespace pqcache::tools {
+namespace {
+
+class AppFlags : public Flags {
+ public:
+  explicit AppFlags(CLI::App* app) : app_(app) {}
+
+  void Text(std::string_view names, std::string* target, std::string_view help) override {
+    app_->add_option(std::string(names), *target, std::string(help))->capture_default_str();
+  }
+  void Texts(std::string_view names, std::vector<std::string>* target,
+             std::string_view help) override {
+    app_->add_option(std::string(names), *target, std::string(help))
+        ->delimiter(',')
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  }
+  void Specs(std::string_view names, std::vector<std::string>* target,
+             std::string_view help) override {
+    app_->add_option(std::string(names), *target, std::string(help))
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  }
+  void Count(std::string_view names, int64_t* target, std::string_view help) override {
+    app_->add_option_function<std::string>(
+            std::string(names),
+            [target, names = std::string(names)](const std::string& text) {
+              const Result<int64_t> value = ParseCount(text, names);
+              if (!value.ok()) throw CLI::ValidationError(value.status().message());
+              *target = *value;
+            },
+            std::string(help))
+        ->default_str(std::to_string(*target))
+        ->type_name("COUNT");
+  }
+  void Number(std::string_view names, double* target, std::string_view help) override {
+    app_->add_option(std::string(names), *target, std::string(help))->capture_default_str();
+  }
+  void Switch(std::string_view names, bool* target, std::string_view help) override {
+    app_->add_flag(std::string(names), *target, std::string(help));
+  }
+  void Positional(std::string_view name, std::vector<std::string>* target,
+                  std::string_view help) override {
+    app_->add_option(std::string(name), *target, std::string(help));
+  }
+
+ private:
+  CLI::App* app_;
+};
+
+// "--local_window=256" becomes "--local-window=256"; values are left alone.
+std::vector<std::string> NormaliseNames(int argc, char** argv) {
+  std::vector<std::string> args;
+  for (int i = argc - 1; i >= 1; --i) {  // CLI11 takes them in reverse
+    std::string arg = argv[i];
+    if (arg.starts_with("--")) {
+      const auto end = std::find(arg.begin(), arg.end(), '=');
+      std::replace(arg.begin(), end, '_', '-');
+    }
+    args.push_back(std::move(arg));
+  }
+  return args;
+}
+
+int Fail(const Status& status, int code) {
+  std::fprintf(stderr, "pqcache: %s: %s\n", std::string(StatusCodeName(status.code())).c_str(),
+               status.message().c_str());
+  return code;
+}
+
+int Execute(Command* command, bool json) {
+  if (const Status status = command->Prepare(); !status.ok()) return Fail(status, 2);
+  const Result<Report> report = command->Run(json);
+  if (!report.ok()) return Fail(report.status(), 1);
+  const std::string out = json ? report->json.Dump(1) + "\n" : report->text;
+  const bool written = std::fwrite(out.data(), 1, out.size(), stdout) == out.size();
+  if (!written || std::fflush(stdout) != 0) {
+    return Fail(Status::IoError("cannot write the result to stdout"), 1);
+  }
+  return report->passed ? 0 : 1;
+}
+
+}  // namespace
+
+int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> entries) {
+  CLI::App app("pqcache: attend in place over a context that is larger than memory");
+  app.require_subcommand(1);
+  bool json = false, verbose = false;
+  std::map<std::string, std::unique_ptr<Command>> commands;
+  for (const CommandEntry& entry : entries) {
+    const std::string name(entry.name);
+    CLI::App* sub = app.add_subcommand(name, std::string(entry.help));
+    commands[name] = entry.create();
+    AppFlags flags(sub);
+    commands[name]->Declare(&flags);
+    sub->add_flag("--json", json, "print one JSON object on stdout");
+    sub->add_flag("-v,--verbose", verbose, "say more on stderr");
+  }
+  try {
+    app.parse(NormaliseNames(argc, argv));
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (verbose) SetLogLevel(LogLevel::kDebug);
+  return Execute(commands.at(app.get_subcommands().front()->get_name()).get(), json);
+}
+
+}  // namespace pqcache::tools

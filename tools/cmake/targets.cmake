@@ -1,0 +1,35 @@
+# pqcache_library(name SOURCES... DEPENDS...): a static library with the project's warnings.
+# pqcache_test(name SOURCES... DEPENDS... [LABEL slow]): a GoogleTest program, one CTest entry.
+
+add_library(pqcache_options INTERFACE)
+target_include_directories(pqcache_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(pqcache_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow
+                       -Wno-psabi -ffp-contract=off
+                       # g++ 12 sees overlaps in std::string that are not there (GCC bug 105651).
+                       $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> $<$<BOOL:${PQCACHE_WERROR}>:-Werror>
+                       $<$<CONFIG:Release>:-O3>)
+if(PQCACHE_SANITIZE)
+  target_compile_options(pqcache_options INTERFACE -fsanitize=${PQCACHE_SANITIZE}
+                         -fno-omit-frame-pointer)
+  target_link_options(pqcache_options INTERFACE -fsanitize=${PQCACHE_SANITIZE})
+endif()
+
+function(pqcache_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC pqcache_options ${ARG_DEPENDS})
+endfunction()
+
+function(pqcache_test name)
+  cmake_parse_arguments(ARG "" "LABEL" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE pqcache_options ${ARG_DEPENDS} GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE
+    PQCACHE_SOURCE_DIR="${PROJECT_SOURCE_DIR}" PQCACHE_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+  if(ARG_LABEL)
+    set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL})
+  else()
+    set_tests_properties(${name} PROPERTIES LABELS unit)
+  endif()
+endfunction()

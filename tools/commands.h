@@ -1,0 +1,20 @@
+#pragma once
+
+// What the files of this folder give to the list in pqcache_main.cpp.
+
+#include <memory>
+
+#include "tools/cli.h"
+
+namespace pqcache::tools {
+
+std::unique_ptr<Command> CreateTrainCommand();
+std::unique_ptr<Command> CreateGenerateCommand();
+std::unique_ptr<Command> CreateCheckCommand();
+std::unique_ptr<Command> CreateEvalCommand();
+std::unique_ptr<Command> CreateTokenizeCommand();
+std::unique_ptr<Command> CreateDetokenizeCommand();
+std::unique_ptr<Command> CreateInspectCommand();
+std::unique_ptr<Command> CreateDoctorCommand();
+
+}  // namespace pqcache::tools

@@ -1,0 +1,178 @@
+// pqcache generate: prefill a prompt exactly, decode under a policy, stream the text.
+
+#include <chrono>
+#include <cstdio>
+
+#include "attention/decoder/token_sampler.h"
+#include "pqcache/base/log.h"
+#include "storage/stores.h"
+#include "tools/commands.h"
+#include "tools/model_flags.h"
+
+namespace pqcache::tools {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double MillisecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+class GenerateCommand : public Command {
+ public:
+  void Declare(Flags* flags) override {
+    model_.Declare(flags);
+    attention_.Declare(flags);
+    flags->Text("--policy", &policy_, "attention policy");
+    flags->Text("-p,--prompt", &prompt_, "prompt text");
+    flags->Text("-f,--file", &file_, "file with the prompt");
+    flags->Texts("--prompt-tokens", &token_texts_, "prompt as token ids: 1,2,3");
+    flags->Count("-n,--predict", &new_tokens_, "tokens to generate at most");
+    flags->Number("--temp", &sampling_.temperature, "temperature; 0: greedy");
+    flags->Count("--top-k", &sampling_.top_k, "sample from the k most probable; 0: all");
+    flags->Number("--top-p", &sampling_.top_p, "sample from the smallest set with this mass");
+    flags->Number("--min-p", &sampling_.min_p, "drop tokens below this share of the best");
+    flags->Switch("--ignore-eos", &ignore_eos_, "go on after an end-of-sequence token");
+  }
+
+  Status Prepare() override {
+    PQCACHE_RETURN_IF_ERROR(model_.Prepare());
+    PQCACHE_RETURN_IF_ERROR(attention_.Prepare());
+    PQCACHE_RETURN_IF_ERROR(sampling_.Validate());
+    sampling_.seed = static_cast<uint64_t>(model_.seed);
+    if (!prompt_.empty() + !file_.empty() + !token_texts_.empty() != 1) {
+      return Status::InvalidArgument(
+          "expected exactly one non-empty prompt: --prompt TEXT, --file FILE or --prompt-tokens "
+          "IDS");
+    }
+    for (const std::string& text : token_texts_) {
+      PQCACHE_ASSIGN_OR_RETURN(const int64_t id, ParseCount(text, "--prompt-tokens"));
+      tokens_.push_back(id);
+    }
+    PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
+    return Status::Ok();
+  }
+
+  Result<Report> Run(bool json) override {
+    stream_ = !json;
+    PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
+    decoder_ = model.decoder.get();
+    PQCACHE_RETURN_IF_ERROR(EncodePrompt());
+    PQCACHE_ASSIGN_OR_RETURN(const auto store, storage::OpenPageStore(attention_.store));
+    PQCACHE_ASSIGN_OR_RETURN(const auto kept, attention_.StorageFor({options_}, store.get()));
+    PQCACHE_ASSIGN_OR_RETURN(const auto session,
+                             attention::Session::Create(decoder_, kept, options_));
+    PQCACHE_RETURN_IF_ERROR(Generate(session.get()));
+    return MakeReport(*session, *store);
+  }
+
+ private:
+  Status EncodePrompt() {
+    if (token_texts_.empty()) {
+      PQCACHE_ASSIGN_OR_RETURN(attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
+      tokenizer_ = std::make_unique<attention::Tokenizer>(std::move(tokenizer));
+      if (!file_.empty()) {
+        PQCACHE_ASSIGN_OR_RETURN(prompt_, ReadText(file_));
+      }
+      PQCACHE_ASSIGN_OR_RETURN(tokens_, tokenizer_->Encode(prompt_, true));
+    }
+    const int64_t limit = decoder_->spec().max_positions;
+    const auto prompt_tokens = static_cast<int64_t>(tokens_.size());
+    if (prompt_tokens == 0 || prompt_tokens > limit) {
+      return Status::InvalidArgument("the prompt has " + std::to_string(prompt_tokens) +
+                                     " tokens, expected 1 to the model's " + std::to_string(limit));
+    }
+    new_tokens_ = std::min(new_tokens_, limit - prompt_tokens);
+    return Status::Ok();
+  }
+
+  Status Generate(attention::Session* session) {
+    const auto start = Clock::now();
+    std::vector<float> logits;
+    {
+      ProgressBar bar("prefill");
+      PQCACHE_RETURN_IF_ERROR(
+          session->Prefill(tokens_, 1, &logits, [&](double done) { bar.Update(done); }));
+    }
+    attention::TokenSampler sampler(sampling_);
+    attention::StreamDecoder text(tokenizer_.get(), true);
+    auto last = Clock::now();
+    while (static_cast<int64_t>(generated_.size()) < new_tokens_) {
+      const int64_t token = sampler.Pick(logits);
+      if (generated_.empty()) ttft_ms_ = MillisecondsSince(start);
+      generated_.push_back(token);
+      PQCACHE_RETURN_IF_ERROR(Print(token, &text));
+      const auto& ends = decoder_->spec().eos_tokens;
+      const bool ended = std::find(ends.begin(), ends.end(), token) != ends.end();
+      if (ended && !ignore_eos_) break;
+      if (static_cast<int64_t>(generated_.size()) == new_tokens_) break;
+      if (generated_.size() == 1) last = Clock::now();
+      PQCACHE_RETURN_IF_ERROR(session->Step(token, &logits));
+    }
+    const auto gaps = static_cast<double>(generated_.size()) - 1;
+    if (gaps > 0) tpot_ms_ = MillisecondsSince(last) / gaps;
+    if (tokenizer_ == nullptr) return Status::Ok();
+    PQCACHE_ASSIGN_OR_RETURN(const std::string rest, text.Finish());
+    return Emit(rest);
+  }
+
+  Status Print(int64_t token, attention::StreamDecoder* text) {
+    if (tokenizer_ == nullptr) {
+      return Emit((generated_.size() > 1 ? "," : "") + std::to_string(token));
+    }
+    PQCACHE_ASSIGN_OR_RETURN(const std::string piece, text->Push(token));
+    return Emit(piece);
+  }
+
+  Status Emit(const std::string& piece) {
+    text_ += piece;
+    if (!stream_) return Status::Ok();
+    const bool written = std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size();
+    if (!written || std::fflush(stdout) != 0) return Status::IoError("cannot write to stdout");
+    return Status::Ok();
+  }
+
+  Report MakeReport(const attention::Session& session, const PageStore& store) const {
+    Report report;
+    report.text = "\n";
+    Json ids = Json::Array();
+    for (int64_t token : generated_) ids.Push(token);
+    Json& j = report.json;
+    j.Set("text", text_).Set("tokens", std::move(ids)).Set("prompt_tokens", tokens_.size());
+    j.Set("new_tokens", generated_.size()).Set("ttft_ms", ttft_ms_).Set("tpot_ms", tpot_ms_);
+    j.Set("tokens_per_second", tpot_ms_ > 0 ? 1000.0 / tpot_ms_ : 0.0);
+    j.Set("attention", StatsToJson(session.stats()));
+    const PageStoreStats stats = store.stats();
+    Json read;
+    read.Set("memory", 0).Set("rocksdb", 0).Set("resp", 0);
+    for (const auto& [tier, bytes] : stats.bytes_read) read.Set(tier, static_cast<int64_t>(bytes));
+    j.Set("bytes_read", std::move(read));
+    j.Set("peak_rss_bytes", PeakRssBytes());
+    j.Set("kv_bytes_full", session.cache().full_bytes());
+    j.Set("kv_bytes_resident", session.cache().memory_bytes() + stats.resident_bytes);
+    Log(LogLevel::kInfo, j.Dump());
+    return report;
+  }
+
+  ModelFlags model_;
+  AttentionFlags attention_;
+  attention::SamplingOptions sampling_;
+  std::string policy_ = "pq", prompt_, file_;
+  std::vector<std::string> token_texts_;
+  int64_t new_tokens_ = 128;
+  bool ignore_eos_ = false;
+
+  attention::CacheAttentionOptions options_;
+  const attention::Decoder* decoder_ = nullptr;
+  std::unique_ptr<attention::Tokenizer> tokenizer_;
+  bool stream_ = false;
+  std::vector<int64_t> tokens_, generated_;
+  std::string text_;
+  double ttft_ms_ = 0, tpot_ms_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateGenerateCommand() { return std::make_unique<GenerateCommand>(); }
+
+}  // namespace pqcache::tools

@@ -1,0 +1,165 @@
+#include "tools/model_flags.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "attention/torch/threads.h"
+#include "pqcache/base/file_io.h"
+#include "pqcache/base/log.h"
+
+namespace pqcache::tools {
+namespace {
+
+Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return Status::Ok();
+  return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value) +
+                                 ", expected " + std::to_string(low) + " to " +
+                                 std::to_string(high));
+}
+
+Status CheckWord(const char* name, const std::string& value, const char* first,
+                 const char* second) {
+  if (value == first || value == second) return Status::Ok();
+  return Status::InvalidArgument(std::string(name) + " is '" + value + "', expected " + first +
+                                 " or " + second);
+}
+
+Json Mean(double sum, int64_t count) {
+  return count == 0 ? Json() : Json(sum / static_cast<double>(count));
+}
+
+}  // namespace
+
+void ModelFlags::Declare(Flags* flags) {
+  flags->Text("-m,--model", &model, "Hugging Face directory");
+  flags->Count("-t,--threads", &threads, "threads (0: one per core)");
+  flags->Text("--dtype", &dtype, "compute type: auto, float32 or bfloat16");
+  flags->Text("--device", &device, "cpu");
+  flags->Count("--seed", &seed, "seed of everything random");
+}
+
+Status ModelFlags::Prepare() {
+  if (model.empty()) return Status::InvalidArgument("--model is absent, expected a directory");
+  if (device != "cpu") {
+    return Status::Unsupported("--device is '" + device + "', this build has: cpu");
+  }
+  PQCACHE_RETURN_IF_ERROR(CheckRange("--threads", threads, 0, 1024));
+  PQCACHE_ASSIGN_OR_RETURN(compute, attention::ParseComputeDType(dtype));
+  if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+  return Status::Ok();
+}
+
+Result<Model> LoadModel(const ModelFlags& flags) {
+  attention::UseOneTorchThread();
+  Model model;
+  model.pool = std::make_unique<ThreadPool>(static_cast<int>(flags.threads));
+  PQCACHE_ASSIGN_OR_RETURN(model.decoder,
+                           attention::Decoder::Load(flags.model, flags.compute, model.pool.get()));
+  Log(LogLevel::kInfo, "model " + flags.model + ", family " + model.decoder->spec().family +
+                           ", compute type " +
+                           std::string(DTypeName(model.decoder->compute_dtype())) + ", " +
+                           std::to_string(flags.threads) + " threads");
+  return model;
+}
+
+Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir) {
+  return attention::Tokenizer::Load(model_dir + "/tokenizer.json");
+}
+
+void AttentionFlags::Declare(Flags* flags) {
+  flags->Text("--codebooks", &codebooks, "codebook file, for policies that score codes");
+  flags->Count("--attn-top-k", &top_k, "select this many tokens");
+  flags->Number("--attn-ratio", &ratio, "select this share of the context (default 0.02)");
+  flags->Number("--attn-mass", &mass, "select until this share of the mass is reached");
+  flags->Count("--n-sink", &n_sink, "first tokens that are always attended");
+  flags->Count("--local-window", &local_window, "newest tokens that are always attended");
+  flags->Count("--dense-layers", &dense_layers, "first layers that attend exactly");
+  flags->Text("--tail", &tail, "unselected tokens: drop or estimate");
+  flags->Text("--gqa", &gqa, "query heads of a group select: shared or per-head");
+  flags->Count("--shadow", &shadow, "judge every n-th step against exact attention");
+  flags->Text("--store", &store, "where pages live: memory, rocksdb:path=DIR, or tiers with +");
+  flags->Count("--page-tokens", &page_tokens, "tokens of a page");
+}
+
+Status AttentionFlags::Prepare() {
+  PQCACHE_RETURN_IF_ERROR(CheckRange("--n-sink", n_sink, 0, 1 << 20));
+  PQCACHE_RETURN_IF_ERROR(CheckRange("--local-window", local_window, 1, 1 << 20));
+  PQCACHE_RETURN_IF_ERROR(CheckRange("--dense-layers", dense_layers, 0, 1024));
+  PQCACHE_RETURN_IF_ERROR(CheckRange("--page-tokens", page_tokens, 1, 4096));
+  PQCACHE_RETURN_IF_ERROR(CheckRange("--shadow", shadow, 0, 1 << 30));
+  PQCACHE_RETURN_IF_ERROR(CheckWord("--tail", tail, "drop", "estimate"));
+  PQCACHE_RETURN_IF_ERROR(CheckWord("--gqa", gqa, "shared", "per-head"));
+  if (!(ratio >= 0 && ratio <= 1) || !(mass >= 0 && mass <= 1)) {
+    return Status::InvalidArgument("--attn-ratio is " + std::to_string(ratio) +
+                                   ", --attn-mass is " + std::to_string(mass) +
+                                   ", expected 0 to 1");
+  }
+  if ((top_k > 0) + (ratio > 0) + (mass > 0) > 1) {
+    return Status::InvalidArgument(
+        "more than one of --attn-top-k, --attn-ratio and --attn-mass is given, expected one");
+  }
+  if (top_k == 0 && ratio == 0 && mass == 0) ratio = 0.02;
+  return Status::Ok();
+}
+
+Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
+    const std::string& policy) const {
+  attention::CacheAttentionOptions options;
+  PQCACHE_ASSIGN_OR_RETURN(options.policy, CreatePolicy(policy));
+  options.budget = {.tokens = top_k, .ratio = ratio, .mass = mass};
+  options.per_head = gqa == "per-head";
+  const bool scores = options.policy->score_source() != ScoreSource::kNone;
+  options.tail =
+      tail == "estimate" && scores ? attention::TailMode::kEstimate : attention::TailMode::kDrop;
+  options.dense_layers = static_cast<int>(dense_layers);
+  options.shadow_every = static_cast<int>(shadow);
+  if (options.policy->score_source() == ScoreSource::kCodes && codebooks.empty()) {
+    return Status::InvalidArgument("policy " + policy +
+                                   " needs --codebooks FILE; pqcache train makes one");
+  }
+  return options;
+}
+
+Result<attention::SessionStorage> AttentionFlags::StorageFor(
+    const std::vector<attention::CacheAttentionOptions>& policies, PageStore* page_store) const {
+  attention::SessionStorage storage;
+  storage.store = page_store;
+  storage.n_sink = static_cast<int>(n_sink);
+  storage.local_window = static_cast<int>(local_window);
+  storage.page_tokens = static_cast<int>(page_tokens);
+  bool codes = false;
+  for (const attention::CacheAttentionOptions& policy : policies) {
+    codes = codes || policy.policy->score_source() == ScoreSource::kCodes;
+    storage.keep_keys = storage.keep_keys || policy.policy->score_source() == ScoreSource::kKeys;
+  }
+  storage.value_only_pages = policies.size() == 1 && policies.front().policy->codes_only();
+  if (codes) {
+    PQCACHE_ASSIGN_OR_RETURN(storage.codebooks, LoadCodebooks(codebooks));
+  }
+  return storage;
+}
+
+Result<std::string> ReadText(const std::string& path) { return ReadFile(path, uint64_t{1} << 30); }
+
+uint64_t PeakRssBytes() {
+  struct rusage usage;
+  if (::getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+Json StatsToJson(const attention::AttentionStats& stats) {
+  const attention::HeadStats t = stats.Total();
+  Json json;
+  json.Set("always", Mean(t.always, t.steps)).Set("scored", Mean(t.scored, t.steps));
+  json.Set("selected", Mean(t.selected, t.steps)).Set("estimated", Mean(t.estimated, t.steps));
+  json.Set("missed_mass", Mean(t.missed_mass, t.mass_steps));
+  if (t.shadow_steps > 0) {
+    json.Set("recall", Mean(t.recall, t.shadow_steps)).Set("mass", Mean(t.mass, t.shadow_steps));
+    json.Set("output_error", Mean(t.output_error, t.shadow_steps));
+  }
+  return json;
+}
+
+}  // namespace pqcache::tools

@@ -1,0 +1,69 @@
+#pragma once
+
+// Flags that several commands share, and what they become.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention/decoder/decoder.h"
+#include "attention/decoder/session.h"
+#include "attention/tokenizer/tokenizer.h"
+#include "pqcache/base/thread_pool.h"
+#include "tools/cli.h"
+
+namespace pqcache::tools {
+
+// -m, -t, --dtype, --device, --seed
+struct ModelFlags {
+  std::string model, dtype = "auto", device = "cpu";
+  int64_t threads = 0;  // 0: one per core
+  int64_t seed = 0;
+
+  void Declare(Flags* flags);
+  Status Prepare();  // checks without loading
+
+  attention::ComputeDType compute = attention::ComputeDType::kAuto;
+};
+
+// A loaded model with its threads; the pool outlives the decoder.
+struct Model {
+  std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<attention::Decoder> decoder;
+};
+Result<Model> LoadModel(const ModelFlags& flags);
+// DIR/tokenizer.json
+Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir);
+
+// --codebooks, --attn-top-k, --attn-ratio, --attn-mass, --n-sink, --local-window, --dense-layers,
+// --tail, --gqa, --shadow, --store, --page-tokens
+struct AttentionFlags {
+  std::string codebooks, tail = "drop", gqa = "shared", store = "memory";
+  int64_t top_k = 0, n_sink = 16, local_window = 256, dense_layers = 0, shadow = 0;
+  int64_t page_tokens = 64;
+  double ratio = 0, mass = 0;
+
+  void Declare(Flags* flags);
+  // Errors for values out of range; when no budget is given, ratio becomes 0.02.
+  Status Prepare();
+
+  // Options of one policy. Prepare must have succeeded.
+  Result<attention::CacheAttentionOptions> OptionsFor(const std::string& policy) const;
+  // What the cache must keep for these policies. Loads the codebooks when one scores codes.
+  Result<attention::SessionStorage> StorageFor(
+      const std::vector<attention::CacheAttentionOptions>& policies, PageStore* store) const;
+};
+
+// Text of a file, at most 1 GiB.
+Result<std::string> ReadText(const std::string& path);
+
+// Highest resident memory of this process so far.
+uint64_t PeakRssBytes();
+
+// Means per decode step and KV head: tokens always attended, scored, selected, estimated; the
+// estimated missed mass (null when nothing was scored); recall, mass and output error of judged
+// steps.
+Json StatsToJson(const attention::AttentionStats& stats);
+
+}  // namespace pqcache::tools

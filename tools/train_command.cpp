@@ -1,0 +1,242 @@
+// pqcache train: run the model over text, sample keys and queries, train codebooks, judge them on
+// text they have not seen, write one file.
+
+#include <chrono>
+#include <cstdio>
+
+#include "attention/decoder/self_text.h"
+#include "attention/decoder/session.h"
+#include "pqcache/base/log.h"
+#include "storage/stores.h"
+#include "tools/commands.h"
+#include "tools/model_flags.h"
+#include "tools/recording_attention.h"
+#include "train/codebook_judge.h"
+#include "train/codebook_trainer.h"
+#include "train/kmeans.h"
+
+namespace pqcache::tools {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Queries of a head that are kept for the weighting, and judged at the end of the held-out text.
+constexpr int64_t kTrainQueries = 4096;
+constexpr int64_t kJudgedTokens = 256;
+
+std::string Percent(double share) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.1f %%", 100 * share);
+  return text;
+}
+
+class TrainCommand : public Command {
+ public:
+  void Declare(Flags* flags) override {
+    model_.Declare(flags);
+    flags->Specs("--text", &texts_, "text file (repeatable), or self: the model writes it");
+    flags->Count("--tokens", &tokens_, "tokens to run the model over");
+    flags->Count("--ctx", &context_, "tokens of a sequence (0: the model's range, at most 16000)");
+    flags->Count("--samples", &samples_, "keys kept per layer and head");
+    flags->Text("--pq", &pq_, "sub-spaces x bits");
+    flags->Text("--rotation", &rotation_name_, "none, pca or query");
+    flags->Text("--trainer", &options_.trainer, TrainerHelp());
+    flags->Count("--iterations", &iterations_, "k-means rounds");
+    flags->Text("-o,--output", &output_, "codebook file");
+  }
+
+  Status Prepare() override {
+    PQCACHE_RETURN_IF_ERROR(model_.Prepare());
+    if (output_.empty()) return Status::InvalidArgument("-o FILE is absent");
+    if (texts_.empty()) texts_ = {"self"};
+    if (tokens_ < 1 || samples_ < 1 || iterations_ < 1 || iterations_ > 10000) {
+      return Status::InvalidArgument("--tokens, --samples and --iterations must be positive");
+    }
+    PQCACHE_ASSIGN_OR_RETURN(options_.rotation, train::ParseRotation(rotation_name_));
+    options_.iterations = static_cast<int>(iterations_);
+    options_.seed = static_cast<uint64_t>(model_.seed);
+    return Status::Ok();
+  }
+
+  Result<Report> Run(bool) override {
+    const auto start = Clock::now();
+    PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
+    const attention::ModelSpec& spec = model.decoder->spec();
+    PQCACHE_ASSIGN_OR_RETURN(options_.shape, PqShape::Parse(pq_, spec.head_dim));
+    if (context_ == 0) context_ = std::min<int64_t>(16000, spec.max_positions);
+    context_ = std::min(context_, spec.max_positions);
+    // One sequence more than is trained on: the last one is the judge's.
+    const int64_t sequences = std::max<int64_t>(1, (tokens_ + context_ - 1) / context_) + 1;
+    PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> text,
+                             CollectTokens(*model.decoder, sequences * context_));
+
+    PQCACHE_ASSIGN_OR_RETURN(train::KeySampler sampler, MakeSampler(spec));
+    HeldOutRecorder held_out(spec, context_, kJudgedTokens);
+    PQCACHE_RETURN_IF_ERROR(RunSequences(*model.decoder, text, sequences, &sampler, &held_out));
+    const double collect_seconds = SecondsSince(start);
+
+    const auto train_start = Clock::now();
+    Result<CodebookSet> trained = Train(sampler.Finish(), model.pool.get());
+    PQCACHE_RETURN_IF_ERROR(trained.status());
+    CodebookSet set = std::move(*trained);
+    const double train_seconds = SecondsSince(train_start);
+    PQCACHE_ASSIGN_OR_RETURN(
+        const train::JudgeReport judged,
+        train::JudgeCodebooks(set, held_out.held_out(), train::JudgeOptions(), model.pool.get()));
+
+    Report report = MakeReport(set, judged, collect_seconds, train_seconds);
+    set.model = model.decoder->fingerprint();
+    set.report = FileReport(set.report, judged).Dump();
+    PQCACHE_RETURN_IF_ERROR(SaveCodebooks(set, output_));
+    return report;
+  }
+
+ private:
+  static std::string TrainerHelp() {
+    std::string help = "k-means: ";
+    for (const auto& entry : train::KMeansTrainers()) {
+      help += (help.size() > 9 ? ", " : "") + std::string(entry.name);
+    }
+    return help;
+  }
+
+  Result<train::KeySampler> MakeSampler(const attention::ModelSpec& spec) const {
+    train::KeySamplerOptions options;
+    options.layers = static_cast<int>(spec.layers);
+    options.kv_heads = spec.kv_heads;
+    options.group = spec.group();
+    options.dim = spec.head_dim;
+    options.key_capacity = samples_;
+    options.query_capacity = kTrainQueries;
+    options.seed = static_cast<uint64_t>(model_.seed);
+    return train::KeySampler::Create(options);
+  }
+
+  // `wanted` tokens, all files together or the model's own; fewer is an error.
+  Result<std::vector<int64_t>> CollectTokens(const attention::Decoder& decoder, int64_t wanted) {
+    std::vector<int64_t> text;
+    if (texts_.size() == 1 && texts_[0] == "self") {
+      ProgressBar bar("sampling text");
+      attention::SelfTextOptions options;
+      options.tokens = wanted;
+      options.seed = static_cast<uint64_t>(model_.seed);
+      PQCACHE_ASSIGN_OR_RETURN(
+          const auto sequences,
+          attention::SampleSelfText(decoder, options, [&](double done) { bar.Update(done); }));
+      for (const auto& sequence : sequences)
+        text.insert(text.end(), sequence.begin(), sequence.end());
+    } else {
+      PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
+      for (const std::string& path : texts_) {
+        PQCACHE_ASSIGN_OR_RETURN(const std::string contents, ReadText(path));
+        PQCACHE_ASSIGN_OR_RETURN(const auto ids, tokenizer.Encode(contents, false));
+        text.insert(text.end(), ids.begin(), ids.end());
+      }
+    }
+    if (static_cast<int64_t>(text.size()) < wanted) {
+      return Status::InvalidArgument(
+          "the text has " + std::to_string(text.size()) + " tokens, expected at least " +
+          std::to_string(wanted) +
+          ": --tokens rounded up to whole sequences of --ctx, and one more "
+          "to judge on");
+    }
+    return text;
+  }
+
+  // Sequences are spread evenly over the text; the last one is for the judge alone.
+  Status RunSequences(const attention::Decoder& decoder, std::span<const int64_t> text,
+                      int64_t sequences, train::KeySampler* sampler,
+                      HeldOutRecorder* held_out) const {
+    ProgressBar bar("sampling keys");
+    const int64_t step = static_cast<int64_t>(text.size()) / sequences;
+    PQCACHE_ASSIGN_OR_RETURN(const auto store, storage::OpenPageStore("memory"));
+    for (int64_t i = 0; i < sequences; ++i) {
+      attention::SessionStorage kept;
+      kept.store = store.get();
+      PQCACHE_ASSIGN_OR_RETURN(
+          const auto session,
+          attention::Session::Create(&decoder, kept, attention::ExactAttention()));
+      const bool judged = i + 1 == sequences;
+      SamplingAttention sampling(session->attention(), sampler);
+      held_out->set_inner(session->attention());
+      session->set_wrapper(judged ? static_cast<attention::AttentionBackend*>(held_out)
+                                  : &sampling);
+      const auto tokens =
+          text.subspan(static_cast<size_t>(i * step), static_cast<size_t>(context_));
+      PQCACHE_RETURN_IF_ERROR(session->Prefill(tokens, 0, nullptr, [&](double done) {
+        bar.Update((static_cast<double>(i) + done) / static_cast<double>(sequences));
+      }));
+    }
+    return Status::Ok();
+  }
+
+  Result<CodebookSet> Train(const train::KeySamples& samples, ThreadPool* pool) const {
+    if (samples.left_out > 0) {
+      Log(LogLevel::kWarning,
+          std::to_string(samples.left_out) + " keys and queries were NaN or infinite and left out");
+    }
+    ProgressBar bar("k-means");
+    return train::TrainCodebooks(samples, options_, pool, [&](double done) { bar.Update(done); });
+  }
+
+  Json FileReport(const std::string& training, const train::JudgeReport& judged) const {
+    Json json;
+    json.Set("tokens", tokens_).Set("context", context_).Set("judged", judged.ToJson());
+    Result<Json> parsed = Json::Parse(training);
+    if (parsed.ok()) json.Set("training", std::move(*parsed));
+    return json;
+  }
+
+  Report MakeReport(const CodebookSet& set, const train::JudgeReport& judged,
+                    double collect_seconds, double train_seconds) const {
+    Report report;
+    Json recall, mass;
+    recall.Set("mean", judged.mean.recall_at_100).Set("worst", judged.worst.recall_at_100);
+    mass.Set("mean", judged.mean.mass_at_2pct).Set("worst", judged.worst.mass_at_2pct);
+    report.json.Set("layers", set.layers)
+        .Set("kv_heads", set.kv_heads)
+        .Set("pq", set.shape().Name());
+    report.json.Set("rotation", set.rotation).Set("trainer", options_.trainer);
+    report.json.Set("bytes_per_key", set.shape().bytes_per_key());
+    report.json.Set("collect_seconds", collect_seconds).Set("train_seconds", train_seconds);
+    report.json.Set("recall_at_100", std::move(recall)).Set("mass_at_2pct", std::move(mass));
+    report.json.Set("relative_mse", judged.mean.relative_mse).Set("file", output_);
+    report.text = output_ + ": " + std::to_string(set.layers) + " layers x " +
+                  std::to_string(set.kv_heads) + " KV heads, " + set.shape().Name() + " codes, " +
+                  std::to_string(set.shape().bytes_per_key()) + " bytes a key, rotation " +
+                  set.rotation + "\n";
+    char line[256];
+    std::snprintf(line, sizeof(line), "text and keys %.1f s, training %.1f s\n", collect_seconds,
+                  train_seconds);
+    report.text += line;
+    report.text += "on text not trained on, " + std::to_string(judged.tokens) + " tokens:\n";
+    const auto row = [&](const char* what, double mean, double worst) {
+      std::snprintf(line, sizeof(line), "  %-58s mean %8s   worst head %8s\n", what,
+                    Percent(mean).c_str(), Percent(worst).c_str());
+      report.text += line;
+    };
+    row("of the 100 best keys, found among the 100 best codes", judged.mean.recall_at_100,
+        judged.worst.recall_at_100);
+    row("of the attention mass of the best 2 % of tokens, caught", judged.mean.mass_at_2pct,
+        judged.worst.mass_at_2pct);
+    row("quantisation error, share of the keys' variance", judged.mean.relative_mse,
+        judged.worst.relative_mse);
+    return report;
+  }
+
+  ModelFlags model_;
+  std::vector<std::string> texts_;
+  int64_t tokens_ = 65536, context_ = 0, samples_ = 16384, iterations_ = 25;
+  std::string pq_ = "32x4", rotation_name_ = "query", output_;
+  train::TrainOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateTrainCommand() { return std::make_unique<TrainCommand>(); }
+
+}  // namespace pqcache::tools

@@ -1,0 +1,36 @@
+#pragma once
+
+// The inner loop of k-means: the nearest of K centroids for every point of one sub-space. The body
+// is chosen once per process by what the CPU has.
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace pqcache::train {
+
+// Points come in blocks of this many; pad the last block with anything finite.
+inline constexpr int64_t kPointBlock = 32;
+
+struct NearestCentroidTask {
+  int64_t points = 0;                    // a multiple of kPointBlock
+  int dim = 0;                           // dimensions of the sub-space
+  int centroids = 0;                     // K, a multiple of 4, at most 256
+  const float* coordinates = nullptr;    // [dim, points], 64-byte aligned
+  const float* centroid_rows = nullptr;  // [K, dim]
+  const float* half_norms = nullptr;     // [K] half the squared length of every centroid
+};
+
+// nearest [points]: argmin_j |c_j|^2 / 2 - <x, c_j>, which is the nearest centroid; a tie goes to
+// the lower one. Not-a-number never wins, and a point for which nothing wins gets 0.
+void FindNearestCentroids(const NearestCentroidTask& task, uint8_t* nearest);
+
+// The bodies behind it, widest first, for tests and measurements.
+struct NearestCentroidKernel {
+  std::string_view name;
+  bool (*supported)();
+  void (*run)(const NearestCentroidTask&, uint8_t*);
+};
+std::span<const NearestCentroidKernel> NearestCentroidKernels();
+
+}  // namespace pqcache::train
