@@ -6,6 +6,8 @@ namespace {
 constexpr CommandEntry kCommands[] = {
     {"train", "train codebooks for a model", CreateTrainCommand},
     {"generate", "continue a prompt", CreateGenerateCommand},
+    {"check", "compare a policy with exact attention, step by step", CreateCheckCommand},
+    {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},
     {"tokenize", "text to token ids", CreateTokenizeCommand},
     {"detokenize", "token ids to text", CreateDetokenizeCommand},
 };

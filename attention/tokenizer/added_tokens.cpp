@@ -45,7 +45,7 @@ Result<AddedTokens> AddedTokens::FromJson(const Json& json, const Normalizer& no
   }
   for (const Json& item : json.AsArray()) {
     Result<AddedToken> token = ParseToken(item, normalizer);
-    const std::string number = "token " + std::to_string(added.tokens_.size()) + ": ";
+    const std::string number = "token " + std::to_string(added.tokens_.size());
     if (!token.ok()) return token.status().Annotate(number);
     PQCACHE_RETURN_IF_ERROR(added.Add(std::move(*token)).Annotate(number));
   }

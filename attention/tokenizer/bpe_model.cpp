@@ -41,8 +41,8 @@ Result<BpeModel> BpeModel::FromJson(const Json& json) {
                            json.StringOr("type", json.Find("merges") == nullptr ? "" : "BPE"));
   if (type != "BPE") return UnknownType(type, "BPE");
   BpeModel model;
-  PQCACHE_RETURN_IF_ERROR(model.ParseVocab(json).Annotate("vocab: "));
-  PQCACHE_RETURN_IF_ERROR(model.ParseMerges(json).Annotate("merges: "));
+  PQCACHE_RETURN_IF_ERROR(model.ParseVocab(json).Annotate("vocab"));
+  PQCACHE_RETURN_IF_ERROR(model.ParseMerges(json).Annotate("merges"));
   PQCACHE_RETURN_IF_ERROR(model.ParseOptions(json));
   return model;
 }

@@ -9,8 +9,8 @@ namespace pqcache::attention {
 Status VisitComponents(const Json& component, std::string_view list_key,
                        const std::function<Status(const Json&, const std::string&)>& visit) {
   PQCACHE_ASSIGN_OR_RETURN(const std::string type, component.GetString("type"));
-  if (type != "Sequence") return visit(component, type).Annotate(type + ": ");
-  PQCACHE_RETURN_IF_ERROR(CheckOptions(component, {list_key}).Annotate("Sequence: "));
+  if (type != "Sequence") return visit(component, type).Annotate(type);
+  PQCACHE_RETURN_IF_ERROR(CheckOptions(component, {list_key}).Annotate("Sequence"));
   const Json* list = component.Find(list_key);
   if (list == nullptr || !list->is_array()) {
     return Status::InvalidArgument("Sequence: \"" + std::string(list_key) + "\" is " +

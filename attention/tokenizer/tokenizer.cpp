@@ -143,19 +143,19 @@ Result<const std::string*> Tokenizer::Impl::TokenText(int64_t id, bool skip_spec
 
 Result<Tokenizer> Tokenizer::Parse(std::string_view text) {
   PQCACHE_ASSIGN_OR_RETURN(const Json json, Json::Parse(text));
+  PQCACHE_ASSIGN_OR_RETURN(const std::string version, json.GetString("version"));
+  if (version != "1.0") {
+    return Status::Unsupported("version is \"" + version + "\", expected \"1.0\"");
+  }
   // truncation and padding are what batches were last cut to, not properties of the text: a prompt
   // is never shortened or filled up here.
   PQCACHE_RETURN_IF_ERROR(
       CheckOptions(json, {"version", "truncation", "padding", "added_tokens", "normalizer",
                           "pre_tokenizer", "post_processor", "decoder", "model"}));
-  PQCACHE_ASSIGN_OR_RETURN(const std::string version, json.GetString("version"));
-  if (version != "1.0") {
-    return Status::Unsupported("version is \"" + version + "\", expected \"1.0\"");
-  }
   const auto part = [&](std::string_view key, auto&& parse) {
     auto result = parse(MemberOrNull(json, key));
     using T = decltype(result);
-    return result.ok() ? std::move(result) : T(result.status().Annotate(std::string(key) + ": "));
+    return result.ok() ? std::move(result) : T(result.status().Annotate(key));
   };
   PQCACHE_ASSIGN_OR_RETURN(Normalizer normalizer, part("normalizer", Normalizer::FromJson));
   PQCACHE_ASSIGN_OR_RETURN(PreTokenizer pre, part("pre_tokenizer", PreTokenizer::FromJson));
@@ -174,7 +174,7 @@ Result<Tokenizer> Tokenizer::Parse(std::string_view text) {
 Result<Tokenizer> Tokenizer::Load(const std::string& path) {
   PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, JsonLimits().max_bytes));
   Result<Tokenizer> tokenizer = Parse(text);
-  if (!tokenizer.ok()) return tokenizer.status().Annotate(path + ": ");
+  if (!tokenizer.ok()) return tokenizer.status().Annotate(path);
   return tokenizer;
 }
 

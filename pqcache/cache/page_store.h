@@ -77,7 +77,8 @@ class PageStore {
   virtual PageStoreStats stats() const = 0;
 
   // Tells a store with a memory budget that its user holds `bytes` of keys and values outside the
-  // store; they count against the same budget. OutOfMemory if the budget cannot hold them.
+  // store; they count against the same budget. Replaces what was declared before. OutOfMemory, and
+  // nothing changed, if the budget cannot hold them.
   virtual Status ReserveMemory(uint64_t bytes) = 0;
 };
 

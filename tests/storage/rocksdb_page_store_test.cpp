@@ -177,6 +177,7 @@ TEST(RocksDbPageStore, FullDiskIsAnErrorAndSyncedPagesStay) {
       EXPECT_OK(ReadPage(store.get(), SampleKey("a", page)).status);
     }
   }
+  EXPECT_FALSE(fs::exists(path + "/LOG")) << "a line in it on a full disk can abort the process";
   fs::remove(disk.File("rest"));
   const auto store = MustOpen(path);
   for (int page = 0; page < 50; ++page) {

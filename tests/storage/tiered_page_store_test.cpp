@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -24,7 +25,10 @@ using namespace pqcache::testing;
 class StoreBelow final : public PageStore {
  public:
   Status Put(std::span<const PageWrite> pages) override {
-    return fail ? Status::IoError("disk is full") : pages_.Put(pages);
+    if (fail) return Status::IoError("disk is full");
+    const Status status = pages_.Put(pages);
+    if (after_put) std::exchange(after_put, nullptr)();
+    return status;
   }
   void Read(std::span<PageRead> pages) override {
     batches.push_back(pages.size());
@@ -43,6 +47,7 @@ class StoreBelow final : public PageStore {
   bool fail = false;
   int syncs = 0;
   std::vector<size_t> batches;
+  std::function<void()> after_put;
   std::function<void()> after_read;
 
  private:
@@ -175,6 +180,21 @@ TEST_F(TieredStore, DoesNotCacheAPageThatWasRemovedWhileItWasRead) {
   EXPECT_FALSE(Hits(0));
   EXPECT_EQ(ReadPage(store_.get(), SampleKey("a", 0)).status.code(), StatusCode::kNotFound);
   EXPECT_EQ(store_->stats().resident_bytes, 0u);
+}
+
+// A second writer that comes while the first is between the tiers must not get in between.
+TEST_F(TieredStore, BothTiersSeeWritesInOneOrder) {
+  Make(kNoMemoryLimit);
+  std::thread second;
+  below_->after_put = [&] {
+    second = std::thread([&] { PutSample(0, 2); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  };
+  PutSample(0, 1);
+  second.join();
+  EXPECT_TRUE(Hits(0, 2));
+  PageRead below = ReadPage(below_, SampleKey("a", 0));
+  EXPECT_TRUE(SameBytes(below.page, SamplePage(below.key, 2)));
 }
 
 TEST_F(TieredStore, PassesSyncOn) {

@@ -48,7 +48,7 @@ TEST(SplitPatternsTest, Llama3) {
   EXPECT_EQ(split("I'LL DON't x'\u017Fy"), (Words{"I", "'LL", " DON", "'t", " x", "'\u017F", "y"}));
   EXPECT_EQ(split("12345678 9"), (Words{"123", "456", "78", " ", "9"}));
   EXPECT_EQ(split("\tif (x)"), (Words{"\tif", " (", "x", ")"}));
-  EXPECT_EQ(split("(x) .y"), (Words{"(x", ")", " ", ".y"}));
+  EXPECT_EQ(split("(x) .y"), (Words{"(x", ")", " .", "y"}));
   EXPECT_EQ(split("end.\r\n\nnext"), (Words{"end", ".\r\n\n", "next"}));
   EXPECT_EQ(split("a \n \n  b"), (Words{"a", " \n \n", " ", " b"}));
   EXPECT_EQ(split("a   "), (Words{"a", "   "}));

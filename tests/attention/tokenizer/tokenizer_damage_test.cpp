@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "attention/tokenizer/tokenizer.h"
 #include "attention/tokenizer/unicode.h"
 #include "pqcache/base/file_io.h"
@@ -41,13 +43,24 @@ class Damage {
   int parsed_ = 0;
 };
 
-// The parts outside the vocabulary, where a change says more than "unknown token".
+// `json` with a few of its first `limit` bytes changed: a bit, any byte, or a digit, which often
+// leaves it well-formed.
 std::string Flipped(std::string json, size_t limit, Random* random) {
   const uint64_t changes = 1 + random->Below(3);
   for (uint64_t i = 0; i < changes; ++i) {
-    char& c = json[random->Below(std::min(limit, json.size()))];
-    c = random->Below(2) == 0 ? static_cast<char>(c ^ (1 << random->Below(8)))
-                              : static_cast<char>(random->Below(256));
+    const size_t at = random->Below(std::min(limit, json.size()));
+    switch (random->Below(3)) {
+      case 0:
+        json[at] = static_cast<char>(json[at] ^ (1 << random->Below(8)));
+        break;
+      case 1:
+        json[at] = static_cast<char>(random->Below(256));
+        break;
+      default:
+        if (const size_t digit = json.find_first_of("0123456789", at); digit != json.npos) {
+          json[digit] = static_cast<char>('0' + random->Below(10));
+        }
+    }
   }
   return json;
 }

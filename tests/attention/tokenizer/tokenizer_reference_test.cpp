@@ -68,7 +68,9 @@ class TokenizerReferenceTest : public ::testing::TestWithParam<Reference> {
   void ExpectDecoding(const Ids& ids, bool skip_special, const Json* expected) const {
     const auto text = tokenizer_->Decode(ids, skip_special);
     ASSERT_OK(text);
-    if (expected != nullptr) EXPECT_EQ(*text, expected->AsString());
+    if (expected != nullptr) {
+      EXPECT_EQ(*text, expected->AsString());
+    }
     EXPECT_EQ(Stream(ids, skip_special), *text);
   }
 
@@ -79,7 +81,7 @@ class TokenizerReferenceTest : public ::testing::TestWithParam<Reference> {
 TEST_P(TokenizerReferenceTest, EveryCase) {
   for (const Json& c : cases_.AsArray()) {
     const std::string text = c.GetString("text").value();
-    SCOPED_TRACE(testing::PrintToString(text));
+    SCOPED_TRACE(::testing::PrintToString(text));
     const Ids ids = ReadIds(*c.Find("ids"));
     const auto encoded = tokenizer_->Encode(text, true);
     ASSERT_OK(encoded);

@@ -28,7 +28,7 @@ TEST(UnicodeTest, InvalidSequencesAreFound) {
   EXPECT_EQ(FindInvalidUtf8("a\xC3\xA9"), std::string_view::npos);
   for (const char* bad : {"\x80", "\xC0\xAF", "\xC1\xBF", "\xE0\x80\xAF", "\xED\xA0\x80",
                           "\xF0\x80\x80\xAF", "\xF4\x90\x80\x80", "\xF5", "\xFF", "\xE2\x82"}) {
-    EXPECT_EQ(FindInvalidUtf8(std::string("ab") + bad), 2u) << testing::PrintToString(bad);
+    EXPECT_EQ(FindInvalidUtf8(std::string("ab") + bad), 2u) << ::testing::PrintToString(bad);
   }
 }
 

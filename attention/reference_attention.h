@@ -1,0 +1,31 @@
+#pragma once
+
+// Judges the exact path itself: recomputes one row of every Attend call in double precision from
+// the rows that the cache holds, and keeps the largest deviation. Passes everything on.
+
+#include "attention/attention_backend.h"
+#include "pqcache/cache/kv_cache.h"
+
+namespace pqcache::attention {
+
+class ReferenceAttention : public AttentionBackend {
+ public:
+  // Borrows both; `inner` attends exactly over `cache`.
+  ReferenceAttention(AttentionBackend* inner, const KvCache* cache, int heads,
+                     int64_t sliding_window)
+      : inner_(inner), cache_(cache), heads_(heads), sliding_window_(sliding_window) {}
+
+  Status Attend(const AttentionInput& input, float* out) override;
+
+  // Largest |out - reference| over the largest |reference| of its call; 0 before the first.
+  double deviation() const { return deviation_; }
+
+ private:
+  AttentionBackend* inner_;
+  const KvCache* cache_;
+  int heads_;
+  int64_t sliding_window_;
+  double deviation_ = 0;
+};
+
+}  // namespace pqcache::attention

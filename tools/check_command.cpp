@@ -1,0 +1,241 @@
+// pqcache check: the same tokens through exact attention and through a policy, teacher-forced, and
+// how far the two are apart: per layer and head, and in the logits.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "attention/decoder/token_sampler.h"
+#include "attention/reference_attention.h"
+#include "pqcache/base/log.h"
+#include "storage/stores.h"
+#include "tools/commands.h"
+#include "tools/eval_tasks.h"
+#include "tools/model_flags.h"
+
+namespace pqcache::tools {
+namespace {
+
+// What the exact path may deviate from the double-precision reference, relative to the largest
+// output: rounding of float32 sums; keys and values of both sides are the stored ones.
+constexpr double kReferenceTolerance = 1e-4;
+
+double KlDivergence(std::span<const float> exact, std::span<const float> policy) {
+  double kl = 0;
+  const auto log_z = [](std::span<const float> x) {
+    const double max = x[static_cast<size_t>(attention::ArgMax(x))];
+    double sum = 0;
+    for (float v : x) sum += std::exp(v - max);
+    return max + std::log(sum);
+  };
+  const double exact_z = log_z(exact), policy_z = log_z(policy);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const double p = exact[i] - exact_z;
+    kl += std::exp(p) * (p - (policy[i] - policy_z));
+  }
+  return kl;
+}
+
+struct LogitSums {
+  int64_t tokens = 0, agree = 0;
+  double kl = 0, exact_loss = 0, policy_loss = 0;
+
+  void Add(std::span<const float> exact, std::span<const float> policy, int64_t next) {
+    ++tokens;
+    agree += attention::ArgMax(exact) == attention::ArgMax(policy) ? 1 : 0;
+    kl += KlDivergence(exact, policy);
+    exact_loss -= attention::LogProbability(exact, next);
+    policy_loss -= attention::LogProbability(policy, next);
+  }
+  double Mean(double sum) const { return sum / static_cast<double>(tokens); }
+};
+
+class CheckCommand : public Command {
+ public:
+  void Declare(Flags* flags) override {
+    model_.Declare(flags);
+    attention_.Declare(flags);
+    flags->Text("--policy", &policy_, "attention policy");
+    flags->Text("-f,--file", &file_, "text to run");
+    flags->Text("--task", &task_, "or a generated task: passkey, needle, kv_retrieval, copy");
+    flags->Text("--haystack", &haystack_, "filler of the task; default: noise sentences");
+    flags->Count("--ctx", &ctx_, "tokens in all (0: the model's range, at most 16000)");
+    flags->Count("--last", &last_, "tokens compared; the others are prefilled exactly");
+    flags->Number("--min-agreement", &min_agreement_, "share of equal top tokens needed to pass");
+    flags->Number("--max-kl", &max_kl_, "mean KL divergence in nats allowed to pass");
+  }
+
+  Status Prepare() override {
+    PQCACHE_RETURN_IF_ERROR(model_.Prepare());
+    PQCACHE_RETURN_IF_ERROR(attention_.Prepare());
+    if (file_.empty() && task_.empty()) task_ = "needle";
+    if (!file_.empty() && !task_.empty()) {
+      return Status::InvalidArgument("expected one of --file FILE and --task NAME");
+    }
+    if (last_ < 1) return Status::InvalidArgument("--last must be positive");
+    attention_.shadow = 1;
+    PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
+    return Status::Ok();
+  }
+
+  Result<Report> Run(bool) override {
+    PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
+    PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
+    const int64_t limit = model.decoder->spec().max_positions;
+    if (ctx_ == 0) ctx_ = std::min<int64_t>(16000, limit);
+    if (ctx_ > limit || ctx_ <= last_ + 1) {
+      return Status::InvalidArgument("--ctx is " + std::to_string(ctx_) +
+                                     ", expected above --last " + std::to_string(last_) +
+                                     ", at most the model's " + std::to_string(limit));
+    }
+    PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> tokens, Tokens(tokenizer));
+    PQCACHE_ASSIGN_OR_RETURN(const auto store, storage::OpenPageStore(attention_.store));
+    PQCACHE_ASSIGN_OR_RETURN(auto kept, attention_.StorageFor({options_}, store.get()));
+    kept.value_only_pages = false;  // the exact side needs the keys
+    return Compare(*model.decoder, kept, tokens);
+  }
+
+ private:
+  Result<std::vector<int64_t>> Tokens(const attention::Tokenizer& tokenizer) const {
+    if (!task_.empty()) return TaskTokens(tokenizer);
+    PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadText(file_));
+    PQCACHE_ASSIGN_OR_RETURN(std::vector<int64_t> tokens, tokenizer.Encode(text, true));
+    if (static_cast<int64_t>(tokens.size()) < ctx_) {
+      return Status::InvalidArgument(file_ + " has " + std::to_string(tokens.size()) +
+                                     " tokens, expected at least --ctx " + std::to_string(ctx_));
+    }
+    tokens.resize(static_cast<size_t>(ctx_));
+    return tokens;
+  }
+
+  Result<std::vector<int64_t>> TaskTokens(const attention::Tokenizer& tokenizer) const {
+    std::vector<int64_t> haystack;
+    if (haystack_.empty()) {
+      PQCACHE_ASSIGN_OR_RETURN(haystack, NoiseHaystack(tokenizer, ctx_));
+    } else {
+      PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadText(haystack_));
+      PQCACHE_ASSIGN_OR_RETURN(haystack, tokenizer.Encode(text, false));
+    }
+    if (static_cast<int64_t>(haystack.size()) < ctx_) {
+      return Status::InvalidArgument(haystack_ + " has " + std::to_string(haystack.size()) +
+                                     " tokens, expected at least --ctx " + std::to_string(ctx_));
+    }
+    Random random(static_cast<uint64_t>(model_.seed));
+    for (const TaskEntry& entry : GeneratedTasks()) {
+      if (entry.name != task_) continue;
+      PQCACHE_ASSIGN_OR_RETURN(const TaskSample sample,
+                               entry.generate({&tokenizer, haystack, ctx_, 0.5, &random}));
+      std::vector<int64_t> tokens = sample.context;
+      tokens.insert(tokens.end(), sample.question.begin(), sample.question.end());
+      PQCACHE_ASSIGN_OR_RETURN(const auto answer, tokenizer.Encode(sample.answer, false));
+      tokens.insert(tokens.end(), answer.begin(), answer.end());
+      return tokens;
+    }
+    return Status::InvalidArgument("unknown task '" + task_ + "'");
+  }
+
+  Result<Report> Compare(const attention::Decoder& decoder, const attention::SessionStorage& kept,
+                         std::span<const int64_t> tokens) {
+    const attention::ModelSpec& spec = decoder.spec();
+    const auto prompt = tokens.first(tokens.size() - static_cast<size_t>(last_));
+    const auto compared = tokens.last(static_cast<size_t>(last_));
+    PQCACHE_ASSIGN_OR_RETURN(
+        const auto exact, attention::Session::Create(&decoder, kept, attention::ExactAttention()));
+    attention::ReferenceAttention reference(exact->attention(), &exact->cache(), spec.heads,
+                                            spec.sliding_window);
+    exact->set_wrapper(&reference);
+    std::vector<float> exact_logits, policy_logits;
+    {
+      ProgressBar bar("prefill");
+      PQCACHE_RETURN_IF_ERROR(
+          exact->Prefill(prompt, 1, &exact_logits, [&](double done) { bar.Update(done); }));
+    }
+    policy_logits = exact_logits;
+    PQCACHE_ASSIGN_OR_RETURN(const auto approximate, exact->Fork(options_));
+    LogitSums sums;
+    ProgressBar bar("compare");
+    for (size_t i = 0; i + 1 < compared.size(); ++i) {
+      PQCACHE_RETURN_IF_ERROR(exact->Step(compared[i], &exact_logits));
+      PQCACHE_RETURN_IF_ERROR(approximate->Step(compared[i], &policy_logits));
+      sums.Add(exact_logits, policy_logits, compared[i + 1]);
+      bar.Update(static_cast<double>(i + 1) / static_cast<double>(compared.size()));
+    }
+    return MakeReport(sums, approximate->stats(), reference.deviation());
+  }
+
+  Report MakeReport(const LogitSums& sums, attention::AttentionStats stats,
+                    double deviation) const {
+    Report report;
+    const double kl = sums.Mean(sums.kl);
+    const double agreement = sums.Mean(static_cast<double>(sums.agree));
+    const double ppl_exact = std::exp(sums.Mean(sums.exact_loss));
+    const double ppl_policy = std::exp(sums.Mean(sums.policy_loss));
+    report.passed =
+        deviation <= kReferenceTolerance && kl <= max_kl_ && agreement >= min_agreement_;
+
+    char line[256];
+    Json layers = Json::Array();
+    report.text = "layer   recall   mass attended   output error   worst head: recall, error\n";
+    for (int l = 0; l < stats.layers; ++l) {
+      Json heads = Json::Array();
+      double worst_recall = 1, worst_error = 0;
+      for (int h = 0; h < stats.kv_heads; ++h) {
+        Json head = HeadJson(stats.at(l, h));
+        worst_recall = std::min(worst_recall, head.Find("recall")->AsDouble());
+        worst_error = std::max(worst_error, head.Find("output_error")->AsDouble());
+        heads.Push(std::move(head.Set("kv_head", h)));
+      }
+      Json layer = HeadJson(stats.Layer(l));
+      std::snprintf(line, sizeof(line), "%5d %7.1f %% %13.2f %% %12.2f %% %14.1f %%, %6.2f %%\n", l,
+                    100 * layer.Find("recall")->AsDouble(), 100 * layer.Find("mass")->AsDouble(),
+                    100 * layer.Find("output_error")->AsDouble(), 100 * worst_recall,
+                    100 * worst_error);
+      report.text += line;
+      layers.Push(std::move(layer.Set("layer", l).Set("heads", std::move(heads))));
+    }
+    const Json totals = StatsToJson(stats);
+    const auto add = [&](const char* what, const char* format, double value, const char* note) {
+      char number[64];
+      std::snprintf(number, sizeof(number), format, value);
+      std::snprintf(line, sizeof(line), "%-44s %12s   %s\n", what, number, note);
+      report.text += line;
+    };
+    report.text += "\n";
+    add("tokens of context, compared", "%.0f", static_cast<double>(ctx_), "");
+    add("attended exactly per step", "%.0f",
+        totals.Find("always")->AsDouble() + totals.Find("selected")->AsDouble(), "tokens");
+    add("exact path against double precision", "%.1e", deviation, "largest deviation");
+    add("top token equal to exact attention's", "%.1f %%", 100 * agreement, "");
+    add("KL divergence of the next-token distribution", "%.4f", kl, "nats");
+    add("perplexity, exact", "%.3f", ppl_exact, "");
+    add("perplexity, this policy", "%.3f", ppl_policy, "");
+    report.text += report.passed ? "PASS\n" : "FAIL\n";
+
+    Json& j = report.json;
+    j.Set("ctx", ctx_).Set("compared", sums.tokens).Set("policy", policy_);
+    j.Set("layers", std::move(layers)).Set("attention", totals).Set("kl", kl);
+    j.Set("top1_agreement", agreement).Set("ppl_exact", ppl_exact).Set("ppl_policy", ppl_policy);
+    j.Set("reference_deviation", deviation).Set("pass", report.passed);
+    return report;
+  }
+
+  static Json HeadJson(const attention::HeadStats& stats) {
+    const double n = static_cast<double>(std::max<int64_t>(1, stats.shadow_steps));
+    Json json;
+    json.Set("recall", stats.recall / n).Set("mass", stats.mass / n);
+    return json.Set("output_error", stats.output_error / n);
+  }
+
+  ModelFlags model_;
+  AttentionFlags attention_;
+  std::string policy_ = "pq", file_, task_, haystack_;
+  int64_t ctx_ = 0, last_ = 64;
+  double min_agreement_ = 0.9, max_kl_ = 0.1;
+  attention::CacheAttentionOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateCheckCommand() { return std::make_unique<CheckCommand>(); }
+
+}  // namespace pqcache::tools
