@@ -12,14 +12,23 @@
 namespace pqcache::attention {
 namespace {
 
-constexpr int64_t kTileTokens = 512;  // query tokens of one task
+constexpr int64_t kTileTokens = 512;  // query tokens that are computed together
 constexpr int64_t kBlockKeys = 512;   // keys of one step
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// One task: the G query heads of one KV head, for a tile of consecutive tokens.
+// Keys and values of consecutive positions, rows `stride` floats apart.
+struct KeyBlock {
+  int64_t begin = 0, end = 0;
+  const float* keys = nullptr;
+  const float* values = nullptr;
+  int64_t stride = 0;
+};
+
+// The G query heads of one KV head, for consecutive tokens of the chunk. Rows: query head, then
+// token.
 class Tile {
  public:
-  Tile(const PrefillParams& params, const AttentionInput& input, int kv_head, int64_t begin,
+  Tile(const PrefillParams& params, const AttentionInput& input, int64_t kv_head, int64_t begin,
        int64_t end)
       : params_(params),
         input_(input),
@@ -32,64 +41,56 @@ class Tile {
         queries_(static_cast<size_t>(rows_ * dim_)),
         out_(static_cast<size_t>(rows_ * dim_), 0.0f),
         max_(static_cast<size_t>(rows_), kMasked),
-        sum_(static_cast<size_t>(rows_), 0.0f),
-        logits_(static_cast<size_t>(rows_ * kBlockKeys)) {
+        sum_(static_cast<size_t>(rows_), 0.0f) {
     for (int64_t r = 0; r < rows_; ++r) {
       std::copy_n(input.queries + QueryOffset(r), dim_, &queries_[static_cast<size_t>(r * dim_)]);
     }
   }
 
-  Status Run(float* out) {
-    const int64_t past = input_.positions[0];
-    const int64_t first_position = past + begin_;
-    const int64_t first_key =
-        params_.sliding_window > 0
-            ? std::max<int64_t>(0, first_position - params_.sliding_window + 1)
-            : 0;
-    std::vector<float> keys(static_cast<size_t>(kBlockKeys * dim_));
-    std::vector<float> values(static_cast<size_t>(kBlockKeys * dim_));
-    for (int64_t begin = first_key; begin < past; begin += kBlockKeys) {
-      const int64_t end = std::min(past, begin + kBlockKeys);
-      PQCACHE_RETURN_IF_ERROR(
-          params_.cache->ReadRows(input_.layer, kv_head_, begin, end, keys.data(), values.data()));
-      AddBlock(begin, end, keys.data(), values.data(), dim_);
+  // Positions of the keys that some token of the tile attends to.
+  int64_t first_key() const { return FirstKeyOf(Position(0)); }
+  int64_t last_key() const { return Position(tokens_ - 1); }
+
+  // logits: scratch that grows to [rows, kBlockKeys].
+  void AddBlock(const KeyBlock& block, std::vector<float>* logits) {
+    logits->resize(std::max(logits->size(), static_cast<size_t>(rows_ * kBlockKeys)));
+    const int64_t count = block.end - block.begin;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim_));
+    GemmTransposedB(rows_, count, dim_, scale, queries_.data(), dim_, block.keys, block.stride,
+                    logits->data(), kBlockKeys);
+    for (int64_t r = 0; r < rows_; ++r) {
+      Normalise(r, block.begin, count, logits->data() + r * kBlockKeys);
     }
-    const int64_t stride = int64_t{params_.cache->options().kv_heads} * dim_;
-    const int64_t last = first_position + tokens_;
-    for (int64_t begin = std::max(past, first_key); begin < last; begin += kBlockKeys) {
-      const int64_t offset = (begin - past) * stride + kv_head_ * dim_;
-      AddBlock(begin, std::min(last, begin + kBlockKeys), input_.keys + offset,
-               input_.values + offset, stride);
+    GemmAdd(rows_, dim_, count, logits->data(), kBlockKeys, block.values, block.stride, out_.data(),
+            dim_);
+  }
+
+  void Finish(float* out) const {
+    for (int64_t r = 0; r < rows_; ++r) {
+      const float factor = 1.0f / sum_[static_cast<size_t>(r)];
+      const float* row = &out_[static_cast<size_t>(r * dim_)];
+      float* target = out + QueryOffset(r);
+      for (int64_t d = 0; d < dim_; ++d) target[d] = factor * row[d];
     }
-    Finish(out);
-    return Status::Ok();
   }
 
  private:
+  int64_t Position(int64_t token) const { return input_.positions[begin_ + token]; }
+  int64_t FirstKeyOf(int64_t position) const {
+    return params_.sliding_window > 0 ? std::max<int64_t>(0, position - params_.sliding_window + 1)
+                                      : 0;
+  }
   int64_t QueryOffset(int64_t row) const {
     const int64_t token = begin_ + row % tokens_;
     const int64_t head = kv_head_ * group_ + row / tokens_;
     return (token * params_.heads + head) * dim_;
   }
 
-  // Keys [begin, end) by position, rows `stride` floats apart.
-  void AddBlock(int64_t begin, int64_t end, const float* keys, const float* values,
-                int64_t stride) {
-    const int64_t count = end - begin;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim_));
-    GemmTransposedB(rows_, count, dim_, scale, queries_.data(), dim_, keys, stride, logits_.data(),
-                    kBlockKeys);
-    for (int64_t r = 0; r < rows_; ++r) Normalise(r, begin, count);
-    GemmAdd(rows_, dim_, count, logits_.data(), kBlockKeys, values, stride, out_.data(), dim_);
-  }
-
   // Turns a row of logits into weights against the running maximum.
-  void Normalise(int64_t r, int64_t first_key, int64_t count) {
-    float* row = &logits_[static_cast<size_t>(r * kBlockKeys)];
-    const int64_t position = input_.positions[0] + begin_ + r % tokens_;
-    const int64_t lowest = params_.sliding_window > 0 ? position - params_.sliding_window + 1 : 0;
-    const int64_t skip = std::clamp<int64_t>(lowest - first_key, 0, count);
-    const int64_t visible = std::clamp<int64_t>(position + 1 - first_key, skip, count);
+  void Normalise(int64_t r, int64_t first, int64_t count, float* row) {
+    const int64_t position = Position(r % tokens_);
+    const int64_t skip = std::clamp<int64_t>(FirstKeyOf(position) - first, 0, count);
+    const int64_t visible = std::clamp<int64_t>(position + 1 - first, skip, count);
     std::fill(row, row + skip, 0.0f);
     std::fill(row + visible, row + count, 0.0f);
     const size_t i = static_cast<size_t>(r);
@@ -108,36 +109,67 @@ class Tile {
     sum_[i] += ExpInPlace(row + skip, visible - skip, max);
   }
 
-  void Finish(float* out) const {
-    for (int64_t r = 0; r < rows_; ++r) {
-      const float factor = 1.0f / sum_[static_cast<size_t>(r)];
-      const float* row = &out_[static_cast<size_t>(r * dim_)];
-      float* target = out + QueryOffset(r);
-      for (int64_t d = 0; d < dim_; ++d) target[d] = factor * row[d];
-    }
-  }
-
   const PrefillParams& params_;
   const AttentionInput& input_;
   const int64_t kv_head_, group_, dim_;
-  const int64_t begin_, tokens_, rows_;  // rows: query head, then token
-  std::vector<float> queries_, out_, max_, sum_, logits_;
+  const int64_t begin_, tokens_, rows_;
+  std::vector<float> queries_, out_, max_, sum_;
 };
+
+// Tiles [first, last) of one KV head: every block of keys is read once for all of them.
+Status RunTiles(const PrefillParams& params, const AttentionInput& input, int64_t kv_head,
+                int64_t first, int64_t last, float* out) {
+  std::vector<Tile> tiles;
+  for (int64_t t = first; t < last; ++t) {
+    const int64_t begin = t * kTileTokens;
+    tiles.emplace_back(params, input, kv_head, begin, std::min(input.n, begin + kTileTokens));
+  }
+  std::vector<float> logits;
+  const auto add = [&](const KeyBlock& block) {
+    for (Tile& tile : tiles) {
+      if (block.begin <= tile.last_key() && block.end > tile.first_key()) {
+        tile.AddBlock(block, &logits);
+      }
+    }
+  };
+  const int64_t dim = params.cache->options().page.dim;
+  const int64_t past = input.positions[0];
+  std::vector<float> keys(static_cast<size_t>(kBlockKeys * dim)), values(keys.size());
+  // Blocks begin at multiples of their size, whatever the tiles, so sums do not depend on how
+  // tiles are dealt to tasks.
+  const int64_t first_key = tiles.front().first_key() / kBlockKeys * kBlockKeys;
+  for (int64_t begin = first_key; begin < past; begin += kBlockKeys) {
+    const int64_t end = std::min(past, begin + kBlockKeys);
+    PQCACHE_RETURN_IF_ERROR(params.cache->ReadRows(input.layer, static_cast<int>(kv_head), begin,
+                                                   end, keys.data(), values.data()));
+    add({begin, end, keys.data(), values.data(), dim});
+  }
+  const int64_t stride = int64_t{params.cache->options().kv_heads} * dim;
+  for (int64_t begin = 0; begin < input.n; begin += kBlockKeys) {
+    const int64_t offset = begin * stride + kv_head * dim;
+    add({past + begin, past + std::min(input.n, begin + kBlockKeys), input.keys + offset,
+         input.values + offset, stride});
+  }
+  for (const Tile& tile : tiles) tile.Finish(out);
+  return Status::Ok();
+}
 
 }  // namespace
 
 Status PrefillAttention(const PrefillParams& params, const AttentionInput& input, ThreadPool* pool,
                         float* out) {
-  const int kv_heads = params.cache->options().kv_heads;
+  const int64_t kv_heads = params.cache->options().kv_heads;
   const int64_t tiles = (input.n + kTileTokens - 1) / kTileTokens;
+  // Few tasks read the past seldom, many keep every thread busy to the end.
+  const int64_t wanted = 2 * pool->threads();
+  const int64_t parts = std::clamp<int64_t>((wanted + kv_heads - 1) / kv_heads, 1, tiles);
   std::mutex mutex;
   Status first_error;
-  pool->Run(tiles * kv_heads, [&](int64_t task) {
+  pool->Run(parts * kv_heads, [&](int64_t task) {
     // The last tiles see the most keys; they go first, so that no worker is left with one.
-    const int64_t begin = (tiles - 1 - task / kv_heads) * kTileTokens;
-    Tile tile(params, input, static_cast<int>(task % kv_heads), begin,
-              std::min(input.n, begin + kTileTokens));
-    const Status status = tile.Run(out);
+    const int64_t part = parts - 1 - task / kv_heads;
+    const Status status = RunTiles(params, input, task % kv_heads, part * tiles / parts,
+                                   (part + 1) * tiles / parts, out);
     if (status.ok()) return;
     std::lock_guard lock(mutex);
     if (first_error.ok()) first_error = status;

@@ -18,6 +18,17 @@ double MillisecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+Json BytesRead(const PageStoreStats& after, const PageStoreStats& before) {
+  Json read;
+  read.Set("memory", 0).Set("rocksdb", 0).Set("resp", 0);
+  for (const auto& [tier, bytes] : after.bytes_read) {
+    const auto it = before.bytes_read.find(tier);
+    const uint64_t earlier = it == before.bytes_read.end() ? 0 : it->second;
+    read.Set(tier, static_cast<int64_t>(bytes - earlier));
+  }
+  return read;
+}
+
 class GenerateCommand : public Command {
  public:
   void Declare(Flags* flags) override {
@@ -62,7 +73,7 @@ class GenerateCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(const auto kept, attention_.StorageFor({options_}, store.get()));
     PQCACHE_ASSIGN_OR_RETURN(const auto session,
                              attention::Session::Create(decoder_, kept, options_));
-    PQCACHE_RETURN_IF_ERROR(Generate(session.get()));
+    PQCACHE_RETURN_IF_ERROR(Generate(session.get(), *store));
     return MakeReport(*session, *store);
   }
 
@@ -86,7 +97,7 @@ class GenerateCommand : public Command {
     return Status::Ok();
   }
 
-  Status Generate(attention::Session* session) {
+  Status Generate(attention::Session* session, const PageStore& store) {
     const auto start = Clock::now();
     std::vector<float> logits;
     {
@@ -94,6 +105,7 @@ class GenerateCommand : public Command {
       PQCACHE_RETURN_IF_ERROR(
           session->Prefill(tokens_, 1, &logits, [&](double done) { bar.Update(done); }));
     }
+    prefill_reads_ = store.stats();
     attention::TokenSampler sampler(sampling_);
     attention::StreamDecoder text(tokenizer_.get(), true);
     auto last = Clock::now();
@@ -143,10 +155,9 @@ class GenerateCommand : public Command {
     j.Set("tokens_per_second", tpot_ms_ > 0 ? 1000.0 / tpot_ms_ : 0.0);
     j.Set("attention", StatsToJson(session.stats()));
     const PageStoreStats stats = store.stats();
-    Json read;
-    read.Set("memory", 0).Set("rocksdb", 0).Set("resp", 0);
-    for (const auto& [tier, bytes] : stats.bytes_read) read.Set(tier, static_cast<int64_t>(bytes));
-    j.Set("bytes_read", std::move(read));
+    // Of the decode steps; the prefill reads every earlier page once per chunk.
+    j.Set("bytes_read", BytesRead(stats, prefill_reads_));
+    j.Set("bytes_read_prefill", BytesRead(prefill_reads_, {}));
     j.Set("peak_rss_bytes", PeakRssBytes());
     j.Set("kv_bytes_full", session.cache().full_bytes());
     j.Set("kv_bytes_resident", session.cache().memory_bytes() + stats.resident_bytes);
@@ -168,6 +179,7 @@ class GenerateCommand : public Command {
   bool stream_ = false;
   std::vector<int64_t> tokens_, generated_;
   std::string text_;
+  PageStoreStats prefill_reads_;
   double ttft_ms_ = 0, tpot_ms_ = 0;
 };
 

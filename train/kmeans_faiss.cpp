@@ -4,8 +4,8 @@
 #include <limits>
 #include <string>
 
+#include "pqcache/base/single_thread.h"
 #include "train/kmeans.h"
-#include "train/single_thread.h"
 
 namespace pqcache::train {
 

@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "pqcache/base/check.h"
-#include "train/single_thread.h"
+#include "pqcache/base/single_thread.h"
 
 // Fortran calling convention; the trailing sizes are the hidden lengths of the text arguments.
 extern "C" {

@@ -75,7 +75,7 @@ Result<AddedToken> AddedTokens::ParseToken(const Json& json, const Normalizer& n
 
 Status AddedTokens::Add(AddedToken token) {
   const size_t index = tokens_.size();
-  const std::string name = "\"" + token.content + "\"";
+  const std::string name = Quoted(token.content);
   if (!by_id_.emplace(token.id, index).second) {
     return Status::Corruption("id " + std::to_string(token.id) + " of " + name + " occurs twice");
   }

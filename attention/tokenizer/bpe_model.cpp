@@ -1,5 +1,6 @@
 #include "attention/tokenizer/bpe_model.h"
 
+#include <algorithm>
 #include <cctype>
 #include <queue>
 #include <utility>
@@ -12,8 +13,6 @@ namespace pqcache::attention {
 namespace {
 
 constexpr int64_t kMerged = -2;
-
-std::string Quoted(std::string_view text) { return "\"" + std::string(text) + "\""; }
 
 // <0x??> that a lenient reader would take for a byte token although it is spelled differently.
 bool IsMisspelledByteToken(std::string_view token) {

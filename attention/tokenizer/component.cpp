@@ -13,7 +13,7 @@ Status VisitComponents(const Json& component, std::string_view list_key,
   PQCACHE_RETURN_IF_ERROR(CheckOptions(component, {list_key}).Annotate("Sequence"));
   const Json* list = component.Find(list_key);
   if (list == nullptr || !list->is_array()) {
-    return Status::InvalidArgument("Sequence: \"" + std::string(list_key) + "\" is " +
+    return Status::InvalidArgument("Sequence: " + Quoted(list_key) + " is " +
                                    (list == nullptr ? "absent" : std::string(list->KindName())) +
                                    ", expected an array");
   }
@@ -28,22 +28,29 @@ Status CheckOptions(const Json& component, std::initializer_list<std::string_vie
     if (key == "type" || std::find(known.begin(), known.end(), key) != known.end()) continue;
     std::string list;
     for (const std::string_view k : known) list += (list.empty() ? "" : ", ") + std::string(k);
-    return Status::Unsupported("unknown option \"" + key + "\", expected " +
+    return Status::Unsupported("unknown option " + Quoted(key) + ", expected " +
                                (list.empty() ? "none" : "one of: " + list));
   }
   return Status::Ok();
 }
 
+std::string Quoted(std::string_view text) {
+  std::string quoted(1, '"');
+  quoted.append(text);
+  quoted.push_back('"');
+  return quoted;
+}
+
 Status UnknownType(std::string_view type, std::string_view expected) {
-  return Status::Unsupported("type \"" + std::string(type) + "\" is not supported, expected " +
+  return Status::Unsupported("type " + Quoted(type) + " is not supported, expected " +
                              std::string(expected));
 }
 
 Result<std::string> GetCharacter(const Json& component, std::string_view key) {
   PQCACHE_ASSIGN_OR_RETURN(std::string text, component.GetString(key));
   if (text.empty() || ReadUtf8(text, 0).length != text.size()) {
-    return Status::InvalidArgument("\"" + std::string(key) + "\" is \"" + text +
-                                   "\", expected one character");
+    return Status::InvalidArgument(Quoted(key) + " is " + Quoted(text) +
+                                   ", expected one character");
   }
   return text;
 }
@@ -56,7 +63,7 @@ Result<std::string> GetStringPattern(const Json& component) {
   const auto& [kind, text] = pattern->AsObject()[0];
   if (kind != "String") {
     return Status::Unsupported("pattern is a " + kind +
-                               (text.is_string() ? " \"" + text.AsString() + "\"" : "") +
+                               (text.is_string() ? " " + Quoted(text.AsString()) : "") +
                                ", expected a String");
   }
   if (!text.is_string() || text.AsString().empty()) {
@@ -95,12 +102,12 @@ Result<MetaspaceOptions> ParseMetaspace(const Json& component) {
   } else if (scheme == "never") {
     options.prepend = Prepend::kNever;
   } else {
-    return Status::Unsupported("prepend_scheme is \"" + scheme +
-                               "\", expected always, first or never");
+    return Status::Unsupported("prepend_scheme is " + Quoted(scheme) +
+                               ", expected always, first or never");
   }
   if (!add && options.prepend != Prepend::kNever) {
-    return Status::InvalidArgument("add_prefix_space is false but prepend_scheme is \"" + scheme +
-                                   "\", expected never");
+    return Status::InvalidArgument("add_prefix_space is false but prepend_scheme is " +
+                                   Quoted(scheme) + ", expected never");
   }
   return options;
 }

@@ -21,6 +21,9 @@ Status VisitComponents(const Json& component, std::string_view list_key,
 // Refuses options other than "type" and `known`.
 Status CheckOptions(const Json& component, std::initializer_list<std::string_view> known);
 
+// `text` in double quotes, for messages.
+std::string Quoted(std::string_view text);
+
 // The error for a component whose type is not supported.
 Status UnknownType(std::string_view type, std::string_view expected);
 

@@ -3,10 +3,10 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
+#include <array>
 
 #include "attention/tokenizer/component.h"
+#include "attention/tokenizer/unicode.h"
 
 namespace pqcache::attention {
 namespace {
@@ -17,19 +17,48 @@ bool IsAscii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; });
 }
 
-Result<std::string> ToUnicodeForm(std::string text, int options) {
-  if (IsAscii(text)) return text;
-  utf8proc_uint8_t* raw = nullptr;
-  const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                             static_cast<utf8proc_ssize_t>(text.size()), &raw,
-                                             static_cast<utf8proc_option_t>(options));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
-  if (size == UTF8PROC_ERROR_NOMEM || size == UTF8PROC_ERROR_OVERFLOW) {
-    return Status::OutOfMemory("Unicode normalisation of " + std::to_string(text.size()) +
-                               " bytes: " + utf8proc_errmsg(size));
+// utf8proc_map would do, but sorts marks in quadratic time: a text of half a megabyte could keep it
+// busy for minutes.
+void SortMarks(std::vector<utf8proc_int32_t>* code_points) {
+  const auto mark_class = [](utf8proc_int32_t c) {
+    return utf8proc_get_property(c)->combining_class;
+  };
+  const auto is_mark = [&](utf8proc_int32_t c) { return mark_class(c) != 0; };
+  for (auto begin = code_points->begin(); begin != code_points->end();) {
+    begin = std::find_if(begin, code_points->end(), is_mark);
+    const auto end = std::find_if_not(begin, code_points->end(), is_mark);
+    std::stable_sort(begin, end, [&](auto l, auto r) { return mark_class(l) < mark_class(r); });
+    begin = end;
   }
-  if (size < 0) return Status::InvalidArgument(std::string("text: ") + utf8proc_errmsg(size));
-  return std::string(reinterpret_cast<const char*>(raw), static_cast<size_t>(size));
+}
+
+Result<std::string> ToUnicodeForm(std::string text, int form) {
+  if (IsAscii(text)) return text;
+  const auto options = static_cast<utf8proc_option_t>(form);
+  std::vector<utf8proc_int32_t> code_points;
+  code_points.reserve(text.size());
+  for (size_t pos = 0; pos < text.size();) {
+    const Utf8Char c = ReadUtf8(text, pos);
+    pos += c.length;
+    std::array<utf8proc_int32_t, 32> parts;  // the longest decomposition, of U+FDFA, has 18
+    const utf8proc_ssize_t count = utf8proc_decompose_char(
+        static_cast<utf8proc_int32_t>(c.code_point), parts.data(), parts.size(), options, nullptr);
+    if (count < 0 || count > static_cast<utf8proc_ssize_t>(parts.size())) {
+      return Status::Internal("utf8proc cannot decompose code point " +
+                              std::to_string(uint32_t{c.code_point}));
+    }
+    code_points.insert(code_points.end(), parts.begin(), parts.begin() + count);
+  }
+  SortMarks(&code_points);
+  const utf8proc_ssize_t size = utf8proc_normalize_utf32(
+      code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()), options);
+  if (size < 0) return Status::Internal(std::string("utf8proc: ") + utf8proc_errmsg(size));
+  std::string result;
+  result.reserve(text.size());
+  for (utf8proc_ssize_t i = 0; i < size; ++i) {
+    AppendUtf8(static_cast<char32_t>(code_points[static_cast<size_t>(i)]), &result);
+  }
+  return result;
 }
 
 int UnicodeFormOptions(std::string_view type) {
@@ -47,28 +76,29 @@ Result<Normalizer> Normalizer::FromJson(const Json& json) {
   if (json.is_null()) return normalizer;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
       json, "normalizers", [&](const Json& component, const std::string& type) -> Status {
-        PQCACHE_ASSIGN_OR_RETURN(Step step, ParseStep(component, type));
-        normalizer.steps_.push_back(std::move(step));
-        return Status::Ok();
+        return normalizer.AddStep(component, type);
       }));
   return normalizer;
 }
 
-Result<Normalizer::Step> Normalizer::ParseStep(const Json& json, const std::string& type) {
+Status Normalizer::AddStep(const Json& json, const std::string& type) {
   if (const int options = UnicodeFormOptions(type); options != 0) {
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {}));
-    return Step(UnicodeForm{options});
+    steps_.emplace_back(UnicodeForm{options});
+    return Status::Ok();
   }
   if (type == "Prepend") {
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"prepend"}));
     PQCACHE_ASSIGN_OR_RETURN(std::string text, json.GetString("prepend"));
-    return Step(Prepend{std::move(text)});
+    steps_.emplace_back(Prepend{std::move(text)});
+    return Status::Ok();
   }
   if (type == "Replace") {
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"pattern", "content"}));
     PQCACHE_ASSIGN_OR_RETURN(std::string from, GetStringPattern(json));
     PQCACHE_ASSIGN_OR_RETURN(std::string to, json.GetString("content"));
-    return Step(Replace{std::move(from), std::move(to)});
+    steps_.emplace_back(Replace{std::move(from), std::move(to)});
+    return Status::Ok();
   }
   return UnknownType(type, kTypes);
 }

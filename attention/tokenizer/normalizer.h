@@ -33,7 +33,7 @@ class Normalizer {
   };
   using Step = std::variant<UnicodeForm, Prepend, Replace>;
 
-  static Result<Step> ParseStep(const Json& json, const std::string& type);
+  Status AddStep(const Json& json, const std::string& type);
   static Result<std::string> Apply(const Step& step, std::string text);
 
   std::vector<Step> steps_;

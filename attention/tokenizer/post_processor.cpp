@@ -15,15 +15,15 @@ Status AppendSpecial(const Json& json, const std::string& name, Tokens* out) {
   const Json* contents = special == nullptr ? nullptr : special->Find("tokens");
   if (ids == nullptr || !ids->is_array() || contents == nullptr || !contents->is_array() ||
       ids->AsArray().size() != contents->AsArray().size()) {
-    return Status::Corruption("special_tokens has no ids and tokens, equally many, for \"" + name +
-                              "\"");
+    return Status::Corruption("special_tokens has no ids and tokens, equally many, for " +
+                              Quoted(name));
   }
   for (size_t i = 0; i < ids->AsArray().size(); ++i) {
     const Json& id = ids->AsArray()[i];
     const Json& content = contents->AsArray()[i];
     if (!id.is_int() || !content.is_string()) {
-      return Status::Corruption("special_tokens of \"" + name + "\" holds " + id.Dump() + " and " +
-                                content.Dump() + ", expected an id and a token");
+      return Status::Corruption("special_tokens of " + Quoted(name) + " holds " + id.Dump() +
+                                " and " + content.Dump() + ", expected an id and a token");
     }
     out->push_back({id.AsInt(), content.AsString()});
   }
@@ -42,7 +42,7 @@ Status ParsePiece(const Json& json, const Json& piece, bool* seen_text, PostTemp
   }
   PQCACHE_ASSIGN_OR_RETURN(const std::string id, sequence->GetString("id"));
   if (id != "A" || *seen_text) {
-    return Status::Unsupported("single holds sequence \"" + id + "\"" +
+    return Status::Unsupported("single holds sequence " + Quoted(id) +
                                (*seen_text ? " after another one" : "") +
                                ", expected sequence A once");
   }

@@ -24,7 +24,7 @@ Result<SplitPattern> ParseSplit(const Json& json) {
   PQCACHE_ASSIGN_OR_RETURN(const std::string behavior, json.GetString("behavior"));
   PQCACHE_ASSIGN_OR_RETURN(const bool invert, json.BoolOr("invert", false));
   if (behavior != "Isolated") {
-    return Status::Unsupported("behavior is \"" + behavior + "\", expected Isolated");
+    return Status::Unsupported("behavior is " + Quoted(behavior) + ", expected Isolated");
   }
   if (invert) return Status::Unsupported("invert is true, expected false");
   return FindSplitPattern(regex);
@@ -37,33 +37,35 @@ Result<PreTokenizer> PreTokenizer::FromJson(const Json& json) {
   if (json.is_null()) return pre_tokenizer;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
       json, "pretokenizers", [&](const Json& component, const std::string& type) -> Status {
-        PQCACHE_ASSIGN_OR_RETURN(Step step, ParseStep(component, type));
-        pre_tokenizer.steps_.push_back(std::move(step));
-        return Status::Ok();
+        return pre_tokenizer.AddStep(component, type);
       }));
   return pre_tokenizer;
 }
 
-Result<PreTokenizer::Step> PreTokenizer::ParseStep(const Json& json, const std::string& type) {
+Status PreTokenizer::AddStep(const Json& json, const std::string& type) {
   if (type == "ByteLevel") {
     // trim_offsets concerns character offsets, which are not computed here.
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"add_prefix_space", "trim_offsets", "use_regex"}));
     PQCACHE_ASSIGN_OR_RETURN(const bool add, json.GetBool("add_prefix_space"));
     PQCACHE_ASSIGN_OR_RETURN(const bool use_regex, json.BoolOr("use_regex", true));
-    return Step(ByteLevel{add, use_regex});
+    steps_.emplace_back(ByteLevel{add, use_regex});
+    return Status::Ok();
   }
   if (type == "Split") {
     PQCACHE_ASSIGN_OR_RETURN(const SplitPattern pattern, ParseSplit(json));
-    return Step(pattern);
+    steps_.emplace_back(pattern);
+    return Status::Ok();
   }
   if (type == "Metaspace") {
     PQCACHE_ASSIGN_OR_RETURN(MetaspaceOptions options, ParseMetaspace(json));
-    return Step(std::move(options));
+    steps_.emplace_back(std::move(options));
+    return Status::Ok();
   }
   if (type == "Digits") {
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"individual_digits"}));
     PQCACHE_ASSIGN_OR_RETURN(const bool individual, json.GetBool("individual_digits"));
-    return Step(Digits{individual});
+    steps_.emplace_back(Digits{individual});
+    return Status::Ok();
   }
   return UnknownType(type, kTypes);
 }

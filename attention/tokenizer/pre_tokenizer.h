@@ -35,7 +35,7 @@ class PreTokenizer {
   using Step = std::variant<ByteLevel, SplitPattern, MetaspaceOptions, Digits>;
   using Words = std::vector<std::string>;
 
-  static Result<Step> ParseStep(const Json& json, const std::string& type);
+  Status AddStep(const Json& json, const std::string& type);
   static void Apply(const ByteLevel& step, std::string word, bool at_start, Words* out);
   static void Apply(const SplitPattern& step, std::string word, bool at_start, Words* out);
   static void Apply(const MetaspaceOptions& step, std::string word, bool at_start, Words* out);

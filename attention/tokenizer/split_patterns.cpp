@@ -3,6 +3,7 @@
 #include <limits>
 #include <string>
 
+#include "attention/tokenizer/component.h"
 #include "attention/tokenizer/unicode.h"
 
 namespace pqcache::attention {
@@ -142,8 +143,8 @@ Result<SplitPattern> FindSplitPattern(std::string_view regex) {
     if (entry.regex == regex) return entry.pattern;
     known += "\n  " + std::string(entry.regex);
   }
-  return Status::Unsupported("regular expression \"" + std::string(regex) +
-                             "\" is not supported, expected one of:" + known);
+  return Status::Unsupported("regular expression " + Quoted(regex) +
+                             " is not supported, expected one of:" + known);
 }
 
 size_t FindWordEnd(SplitPattern pattern, std::string_view text, size_t pos) {

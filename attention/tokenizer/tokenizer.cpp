@@ -77,7 +77,7 @@ struct Tokenizer::Impl {
 Status Tokenizer::Impl::Connect() {
   vocab_size = model.vocab_size();
   for (const AddedToken& token : added.tokens()) {
-    const std::string name = "added token \"" + token.content + "\"";
+    const std::string name = "added token " + Quoted(token.content);
     if (token.id < 0 || token.id >= BpeModel::kMaxVocabSize) {
       return Status::Corruption(name + " has id " + std::to_string(token.id) +
                                 ", expected one in [0, " + std::to_string(BpeModel::kMaxVocabSize) +
@@ -88,7 +88,7 @@ Status Tokenizer::Impl::Connect() {
     if ((owner != nullptr && *owner != token.content) || (id >= 0 && id != token.id)) {
       return Status::Corruption(name + " has id " + std::to_string(token.id) +
                                 ", which the vocabulary gives to " +
-                                (owner == nullptr ? "nothing" : "\"" + *owner + "\"") +
+                                (owner == nullptr ? "nothing" : Quoted(*owner)) +
                                 (id < 0 ? "" : ", while that token is " + std::to_string(id)));
     }
     vocab_size = std::max(vocab_size, token.id + 1);
@@ -96,7 +96,7 @@ Status Tokenizer::Impl::Connect() {
   for (const auto* tokens : {&post.prefix, &post.suffix}) {
     for (const PostTemplate::Token& token : *tokens) {
       if (TokenId(token.content) == token.id) continue;
-      return Status::Corruption("post_processor: \"" + token.content + "\" has id " +
+      return Status::Corruption("post_processor: " + Quoted(token.content) + " has id " +
                                 std::to_string(token.id) + ", expected " +
                                 std::to_string(TokenId(token.content)) + " (-1: no such token)");
     }
@@ -145,7 +145,7 @@ Result<Tokenizer> Tokenizer::Parse(std::string_view text) {
   PQCACHE_ASSIGN_OR_RETURN(const Json json, Json::Parse(text));
   PQCACHE_ASSIGN_OR_RETURN(const std::string version, json.GetString("version"));
   if (version != "1.0") {
-    return Status::Unsupported("version is \"" + version + "\", expected \"1.0\"");
+    return Status::Unsupported("version is " + Quoted(version) + ", expected \"1.0\"");
   }
   // truncation and padding are what batches were last cut to, not properties of the text: a prompt
   // is never shortened or filled up here.

@@ -11,6 +11,13 @@ namespace pqcache {
 
 uint64_t Checksum64(const void* data, size_t size) { return XXH3_64bits(data, size); }
 
+uint64_t Checksum64(std::initializer_list<std::span<const uint8_t>> parts) {
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  for (const auto& part : parts) XXH3_64bits_update(&state, part.data(), part.size());
+  return XXH3_64bits_digest(&state);
+}
+
 std::string Fingerprint::Hex() const {
   static constexpr char kDigits[] = "0123456789abcdef";
   std::string out;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,8 @@ namespace pqcache {
 
 // XXH3, 64 bits, seed 0.
 uint64_t Checksum64(const void* data, size_t size);
+// Of the parts one after the other.
+uint64_t Checksum64(std::initializer_list<std::span<const uint8_t>> parts);
 
 // A 128-bit name: the first half of a SHA-256 digest.
 struct Fingerprint {

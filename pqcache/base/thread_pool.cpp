@@ -1,7 +1,5 @@
 #include "pqcache/base/thread_pool.h"
 
-#include <omp.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "pqcache/base/check.h"
+#include "pqcache/base/single_thread.h"
 
 namespace pqcache {
 
@@ -25,7 +24,7 @@ struct ThreadPool::Impl {
   bool stop = false;
 
   void Work(int worker) {
-    omp_set_num_threads(1);
+    const SingleThreadScope one_thread;
     uint64_t seen = 0;
     std::unique_lock lock(mutex);
     while (true) {
@@ -70,10 +69,8 @@ void ThreadPool::Run(int64_t n, const std::function<void(int64_t)>& fn) {
 void ThreadPool::RunWithWorker(int64_t n, const std::function<void(int64_t, int)>& fn) {
   if (n <= 0) return;
   if (impl_->workers.empty() || n == 1) {
-    const int before = omp_get_max_threads();
-    omp_set_num_threads(1);
+    const SingleThreadScope one_thread;
     for (int64_t i = 0; i < n; ++i) fn(i, 0);
-    omp_set_num_threads(before);
     return;
   }
   std::unique_lock lock(impl_->mutex);

@@ -1,8 +1,5 @@
 #include "pqcache/cache/page_codec.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -72,12 +69,7 @@ void PutFingerprint(std::string* out, const Fingerprint& f) {
 // The stored checksum counts as zero; fed in parts because the bytes are read-only here.
 uint64_t PageChecksum(std::span<const uint8_t> page) {
   static constexpr uint8_t kZero[kPageHeaderBytes - kChecksumAt] = {};
-  XXH3_state_t state;
-  XXH3_64bits_reset(&state);
-  XXH3_64bits_update(&state, page.data(), kChecksumAt);
-  XXH3_64bits_update(&state, kZero, sizeof(kZero));
-  XXH3_64bits_update(&state, page.data() + kPageHeaderBytes, page.size() - kPageHeaderBytes);
-  return XXH3_64bits_digest(&state);
+  return Checksum64({page.first(kChecksumAt), kZero, page.subspan(kPageHeaderBytes)});
 }
 
 bool IsKnown(PageLayout layout) {

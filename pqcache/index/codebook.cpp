@@ -44,8 +44,16 @@ PQCACHE_VECTOR_CLONES int Nearest(const float* x, int sub_dim, int centroids,
     const float* row = transposed + static_cast<size_t>(d) * centroids;
     for (int c = 0; c < centroids; ++c) distances[c] -= value * row[c];
   }
-  float best = distances[0];
-  for (int c = 1; c < centroids; ++c) best = distances[c] < best ? distances[c] : best;
+  // The smallest in 16 lanes, which vectorises; then its first place. K is 16 or 256.
+  float lanes[16];
+  for (int j = 0; j < 16; ++j) lanes[j] = distances[j];
+  for (int c = 16; c < centroids; c += 16) {
+    for (int j = 0; j < 16; ++j) {
+      lanes[j] = distances[c + j] < lanes[j] ? distances[c + j] : lanes[j];
+    }
+  }
+  float best = lanes[0];
+  for (int j = 1; j < 16; ++j) best = lanes[j] < best ? lanes[j] : best;
   int nearest = 0;
   while (nearest < centroids - 1 && distances[nearest] != best) ++nearest;
   return nearest;

@@ -27,7 +27,7 @@ std::string Show(const std::vector<AddedTokens::Segment>& segments) {
   std::string out;
   for (const auto& s : segments) {
     if (!out.empty()) out += "|";
-    if (s.id >= 0) out += "<" + std::to_string(s.id) + ">";
+    if (s.id >= 0) out.append("<").append(std::to_string(s.id)).append(">");
     out += s.text;
   }
   return out;

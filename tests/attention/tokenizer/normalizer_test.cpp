@@ -33,6 +33,21 @@ TEST(NormalizerTest, UnicodeForms) {
   EXPECT_EQ(Normalized(R"({"type": "NFC"})", with_zero), std::string("é\0é", 5));
 }
 
+TEST(NormalizerTest, MarksAreSortedByClassAndKeepTheirOrderWithin) {
+  // U+0327 is of class 202, U+0301 and U+0300 of class 230.
+  EXPECT_EQ(Normalized(R"({"type": "NFD"})", "x\u0301\u0300\u0327"), "x\u0327\u0301\u0300");
+  EXPECT_EQ(Normalized(R"({"type": "NFC"})", "c\u0301\u0327"), "\u1E09");
+  std::string marks;
+  std::string below;
+  std::string above;
+  for (int i = 0; i < 1 << 16; ++i) {
+    marks += "\u0301\u0327\u0300";
+    below += "\u0327";
+    above += "\u0301\u0300";
+  }
+  EXPECT_TRUE(Normalized(R"({"type": "NFD"})", marks) == below + above);
+}
+
 TEST(NormalizerTest, StepsOfASequenceFollowEachOther) {
   const char* json = R"({"type": "Sequence", "normalizers": [
       {"type": "Prepend", "prepend": "▁"},

@@ -1,0 +1,61 @@
+#pragma once
+
+// A memory store that can be told to fail, and that counts what it is asked.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "pqcache/cache/page_codec.h"
+#include "storage/memory_page_store.h"
+
+namespace pqcache::testing {
+
+class FaultyStore : public PageStore {
+ public:
+  // Pages for which these hold read as missing or with a flipped bit.
+  std::function<bool(const PageKey&)> loses = [](const PageKey&) { return false; };
+  std::function<bool(const PageKey&)> damages = [](const PageKey&) { return false; };
+  Status put_status;                  // of every Put
+  uint64_t memory = 1ull << 40;       // ReserveMemory refuses more
+  uint64_t reserved = 0;              // what was last accepted
+  std::map<int64_t, int> pages_read;  // by page number
+  size_t largest_batch = 0;
+
+  Status Put(std::span<const PageWrite> pages) override {
+    PQCACHE_RETURN_IF_ERROR(put_status);
+    return pages_.Put(pages);
+  }
+  void Read(std::span<PageRead> pages) override {
+    pages_.Read(pages);
+    largest_batch = std::max(largest_batch, pages.size());
+    for (PageRead& read : pages) {
+      ++pages_read[read.key.page];
+      if (loses(read.key)) {
+        read = {read.key, nullptr, Status::NotFound("the page is gone")};
+      } else if (damages(read.key)) {
+        PageBytes copy(read.page->size());
+        std::copy_n(read.page->data(), copy.size(), copy.data());
+        copy[copy.size() - 1] ^= 1;
+        read = {read.key, nullptr, VerifyPage(copy.span(), read.key)};
+      }
+    }
+  }
+  Status RemoveContext(const ContextId& context) override { return pages_.RemoveContext(context); }
+  Status Sync() override { return pages_.Sync(); }
+  PageStoreStats stats() const override { return pages_.stats(); }
+  Status ReserveMemory(uint64_t bytes) override {
+    if (bytes > memory) {
+      return Status::OutOfMemory(std::to_string(bytes) + " bytes, expected at most " +
+                                 std::to_string(memory));
+    }
+    reserved = bytes;
+    return Status::Ok();
+  }
+
+ private:
+  storage::MemoryPageStore pages_{storage::kNoMemoryLimit};
+};
+
+}  // namespace pqcache::testing

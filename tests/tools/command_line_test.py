@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""The program as a user meets it: exit codes, messages, JSON. usage: PROGRAM SOURCE_DIR"""
+
+import json
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PROGRAM = sys.argv[1]
+SOURCE = pathlib.Path(sys.argv[2])
+MODEL = str(SOURCE / "tools/demo/model")
+TINY = str(SOURCE / "tests/fixtures/hf/llama_mha")
+
+
+def run(*args, **kwargs):
+    return subprocess.run([PROGRAM, *args], capture_output=True, timeout=300, check=False, **kwargs)
+
+
+class CommandLine(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = tempfile.TemporaryDirectory()
+        cls.codebooks = cls.path(cls, "tiny.pqcb")
+        done = run("train", "-m", MODEL, "--tokens", "1200", "--ctx", "600", "--pq", "16x4",
+                   "--iterations", "4", "-o", cls.codebooks, "--json")
+        assert done.returncode == 0, done.stderr
+        cls.trained = json.loads(done.stdout)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.dir.cleanup()
+
+    def path(self, name):
+        return str(pathlib.Path(self.dir.name) / name)
+
+    def expect(self, code, piece, *args, **kwargs):
+        done = run(*args, **kwargs)
+        message = done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace")
+        self.assertEqual(done.returncode, code, f"{args}: {message}")
+        self.assertIn(piece, message)
+        return done
+
+    def generate(self, *args):
+        done = self.expect(0, "tokens", "generate", "-m", MODEL, "-n", "12", "--json", *args)
+        return json.loads(done.stdout)
+
+    def test_usage_errors_exit_2(self):
+        self.expect(2, "", )
+        self.expect(2, "", "no-such-command")
+        self.expect(2, "", "generate", "--no-such-flag")
+        self.expect(2, "--model is absent", "generate", "-p", "x")
+        self.expect(2, "exactly one non-empty prompt", "generate", "-m", MODEL, "-p", "")
+        self.expect(2, "unknown policy 'nope', expected one of: pq", "generate", "-m", MODEL,
+                    "-p", "x", "--policy", "nope")
+        self.expect(2, "needs --codebooks", "generate", "-m", MODEL, "-p", "x")
+        self.expect(2, "local-window is 0", "generate", "-m", MODEL, "-p", "x", "--policy", "exact",
+                    "--local-window", "0")
+        self.expect(2, "expected a whole number", "generate", "-m", MODEL, "-p", "x",
+                    "--policy", "exact", "-n", "many")
+        self.expect(2, "expected one", "generate", "-m", MODEL, "-p", "x", "--policy", "exact",
+                    "--attn-top-k", "5", "--attn-ratio", "0.5")
+        self.expect(2, "--device is 'cuda'", "generate", "-m", MODEL, "-p", "x", "--device", "cuda")
+        self.expect(2, "unknown task 'nope'", "eval", "-m", MODEL, "--task", "nope")
+
+    def test_help_lists_every_command(self):
+        done = self.expect(0, "train", "--help")
+        for name in ("generate", "check", "eval", "tokenize", "detokenize", "inspect", "doctor"):
+            self.assertIn(name, done.stdout.decode())
+
+    def test_failures_exit_1_and_name_the_thing(self):
+        self.expect(1, "config.json", "generate", "-m", "/no/such/folder", "-p", "x",
+                    "--policy", "exact")
+        self.expect(1, "unknown store 'nope'", "generate", "-m", MODEL, "-p", "x",
+                    "--policy", "exact", "--store", "nope")
+        self.expect(1, "expected 0 to 4095", "generate", "-m", MODEL, "--prompt-tokens", "1,9999",
+                    "--policy", "exact")
+        self.expect(1, "no.pqcb", "generate", "-m", MODEL, "-p", "x", "--codebooks",
+                    self.path("no.pqcb"))
+
+    def test_prompt_longer_than_the_model(self):
+        long = self.path("long.txt")
+        pathlib.Path(long).write_text("word " * 20000, encoding="utf-8")
+        self.expect(1, "expected 1 to the model's 16384", "generate", "-m", MODEL, "-f", long,
+                    "--policy", "exact")
+
+    def test_text_that_is_not_utf8(self):
+        self.expect(1, "UTF-8", "generate", "-m", MODEL, "-p", b"\xff\xfe", "--policy", "exact")
+
+    def test_tokenizer_round_trip(self):
+        text = "Hello, world! na\u00efve \U0001f600"
+        ids = json.loads(self.expect(0, "ids", "tokenize", "-m", MODEL, "-p", text,
+                                     "--json").stdout)["ids"]
+        back = self.expect(0, "", "detokenize", "-m", MODEL, "--tokens",
+                           ",".join(map(str, ids))).stdout.decode()
+        self.assertEqual(back, text + "\n")
+
+    def test_train_reports_what_it_promises(self):
+        for key in ("layers", "kv_heads", "pq", "bytes_per_key", "train_seconds", "relative_mse",
+                    "file"):
+            self.assertIn(key, self.trained)
+        self.assertEqual(self.trained["bytes_per_key"], 8)
+        self.assertGreater(self.trained["recall_at_100"]["mean"], 0.2)
+
+    def test_training_is_deterministic_for_any_thread_count(self):
+        contents = []
+        for threads in ("1", "3"):
+            file = self.path(f"threads{threads}.pqcb")
+            self.expect(0, "", "train", "-m", MODEL, "--tokens", "1200", "--ctx", "600", "--pq",
+                        "16x4", "--iterations", "4", "-o", file, "-t", threads)
+            contents.append(pathlib.Path(file).read_bytes())
+        self.assertEqual(contents[0], contents[1])
+        self.assertEqual(contents[0], pathlib.Path(self.codebooks).read_bytes())
+
+    def test_policies_and_stores_agree_where_they_must(self):
+        text = ["-p", "It was the best of times, it was the worst of times. " * 40,
+                "--local-window", "32", "--page-tokens", "16", "--dtype", "float32"]
+        exact = self.generate("--policy", "exact", *text)["tokens"]
+        for policy in ("flat", "pq"):
+            full = self.generate("--policy", policy, "--attn-ratio", "1", "--codebooks",
+                                 self.codebooks, *text)
+            self.assertEqual(full["tokens"], exact, policy)
+        approximate = [
+            self.generate("--codebooks", self.codebooks, "--attn-top-k", "64", "--store", store,
+                          *text)
+            for store in ("memory", "rocksdb:path=" + self.path("pages"),
+                          "memory:limit=8M+rocksdb:path=" + self.path("tiers"))]
+        self.assertEqual(approximate[0]["tokens"], approximate[1]["tokens"])
+        self.assertEqual(approximate[0]["tokens"], approximate[2]["tokens"])
+        self.assertGreater(approximate[1]["bytes_read"]["rocksdb"], 0)
+        for threads in ("1", "3", "8"):
+            again = self.generate("--codebooks", self.codebooks, "--attn-top-k", "64", "-t",
+                                  threads, *text)
+            self.assertEqual(again["tokens"], approximate[0]["tokens"], threads)
+
+    def test_codebooks_of_another_model_are_refused(self):
+        self.expect(1, "codebooks were trained for model", "generate", "-m", TINY,
+                    "--prompt-tokens", "1,2,3", "--codebooks", self.codebooks)
+
+    def test_damaged_codebooks_are_refused(self):
+        damaged = bytearray(pathlib.Path(self.codebooks).read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        file = self.path("damaged.pqcb")
+        pathlib.Path(file).write_bytes(damaged)
+        self.expect(1, "checksum", "generate", "-m", MODEL, "-p", "x", "--codebooks", file)
+        self.expect(1, "layer", "inspect", file)
+        self.expect(0, "16x4", "inspect", self.codebooks)
+
+    def test_prompt_tokens_need_no_tokenizer(self):
+        done = self.expect(0, "", "generate", "-m", TINY, "--prompt-tokens", "1,2,3", "-n", "4",
+                           "--policy", "exact", "--json")
+        self.assertEqual(json.loads(done.stdout)["new_tokens"], 4)
+
+    def test_weights_that_are_not_finite_are_refused(self):
+        model = self.path("nan_model")
+        shutil.copytree(TINY, model)
+        weights = pathlib.Path(model) / "model.safetensors"
+        os.chmod(weights, 0o644)
+        data = bytearray(weights.read_bytes())
+        data[-4:] = struct.pack("<f", float("nan"))
+        weights.write_bytes(data)
+        self.expect(1, "NaN or infinite", "generate", "-m", model, "--prompt-tokens", "1,2",
+                    "--policy", "exact")
+
+    def test_underscores_in_flags(self):
+        self.expect(2, "local-window is 0", "generate", "-m", MODEL, "-p", "x", "--policy", "exact",
+                    "--local_window=0")
+
+    def test_closed_stdout_is_an_error(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PROGRAM, "tokenize", "-m", MODEL, "-p", "x"], stdout=full,
+                                  stderr=subprocess.PIPE, timeout=60, check=False)
+        self.assertEqual(done.returncode, 1)
+
+    def test_check_compares_with_exact_attention(self):
+        text = self.path("text.txt")
+        pathlib.Path(text).write_text("The sea was calm and the ship lay still. " * 200,
+                                      encoding="utf-8")
+        done = self.expect(0, "pass", "check", "-m", MODEL, "--codebooks", self.codebooks, "-f",
+                           text, "--ctx", "1200", "--last", "16", "--attn-ratio", "1",
+                           "--dtype", "float32", "--json")
+        report = json.loads(done.stdout)
+        self.assertTrue(report["pass"])
+        self.assertEqual(report["top1_agreement"], 1)
+        self.assertLess(report["kl"], 1e-6)
+        self.assertLess(report["reference_deviation"], 1e-5)
+        self.assertAlmostEqual(report["layers"][0]["recall"], 1)
+
+    def test_eval_shares_samples_between_policies(self):
+        out = self.path("eval")
+        done = self.expect(0, "results", "eval", "-m", MODEL, "--codebooks", self.codebooks,
+                           "--task", "passkey,copy", "--ctx", "700", "--num-samples", "2",
+                           "--policy", "exact", "--policy", "pq:codes_only", "--policy", "recent",
+                           "--attn-ratio", "0.5", "-o", out, "--json")
+        rows = json.loads(done.stdout)["results"]
+        self.assertEqual(len(rows), 6)
+        self.assertTrue(all(row["samples"] == 2 for row in rows))
+        lines = (pathlib.Path(out) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        self.assertEqual(len(lines), 12)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0]], verbosity=1)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything, runs all tests. The same locally and in CI.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source tools/install_packages.sh
+install_packages
+
+cmake --preset default
+cmake --build build
+# FAISS, BLAS and torch start OpenMP regions from worker threads; waiting must not burn their cores.
+export OMP_WAIT_POLICY=passive
+ctest --test-dir build --output-on-failure
