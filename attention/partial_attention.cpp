@@ -44,13 +44,12 @@ void PartialAttention::AddBlock(const float* logits, int64_t stride, const float
     float* weights = &logits_[static_cast<size_t>(g) * kBlockRows];
     if (logits + g * stride != weights) std::copy_n(logits + g * stride, count, weights);
     RaiseMax(g, MaxOf(weights, count));
-    const float reference = max_[static_cast<size_t>(g)];
-    if (reference == kNothing) continue;  // every logit so far is -infinity: no weight
-    sum_[static_cast<size_t>(g)] += ExpInPlace(weights, count, reference);
+    // While every logit is -infinity or NaN, any reference will do: no weight, or NaN.
+    const float max = max_[static_cast<size_t>(g)];
+    sum_[static_cast<size_t>(g)] += ExpInPlace(weights, count, max == kNothing ? 0.0f : max);
   }
   for (int64_t i = 0; i < count; ++i) {
     for (int g = 0; g < g_; ++g) {
-      if (max_[static_cast<size_t>(g)] == kNothing) continue;
       AddScaled(logits_[static_cast<size_t>(g) * kBlockRows + i], values + i * dim_, dim_,
                 &out_[static_cast<size_t>(g) * dim_]);
     }
@@ -98,7 +97,7 @@ void PartialAttention::AddValue(int g, float log_weight, const float* value) {
 
 void PartialAttention::Merge(const PartialAttention& other, int from, int to) {
   const float other_max = other.max_[static_cast<size_t>(from)];
-  if (other_max == kNothing) return;
+  if (other.sum_[static_cast<size_t>(from)] == 0.0f) return;
   RaiseMax(to, other_max);
   const float factor = std::exp(other_max - max_[static_cast<size_t>(to)]);
   sum_[static_cast<size_t>(to)] += factor * other.sum_[static_cast<size_t>(from)];
@@ -107,8 +106,8 @@ void PartialAttention::Merge(const PartialAttention& other, int from, int to) {
 }
 
 float PartialAttention::Lse(int g) const {
-  const float max = max_[static_cast<size_t>(g)];
-  return max == kNothing ? kNothing : max + std::log(sum_[static_cast<size_t>(g)]);
+  const float sum = sum_[static_cast<size_t>(g)];
+  return sum == 0.0f ? kNothing : max_[static_cast<size_t>(g)] + std::log(sum);
 }
 
 void PartialAttention::Finish(float* out) const {

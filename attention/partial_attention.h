@@ -39,7 +39,7 @@ class PartialAttention {
 
   // Log-sum-exp of head g's logits so far; -infinity when nothing was added.
   float Lse(int g) const;
-  // out [G, D], normalised; zero where nothing was added.
+  // out [G, D], normalised; zero where nothing was added, NaN where a logit was NaN.
   void Finish(float* out) const;
 
  private:

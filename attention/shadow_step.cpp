@@ -62,7 +62,8 @@ Status JudgeStep(const ShadowRequest& r, const HeadStepConfig& config, const Hea
   PQCACHE_RETURN_IF_ERROR(
       r.cache->ReadRows(r.layer, r.kv_head, first, head.tokens(), keys.data(), values.data()));
 
-  const int64_t offset = step.candidates_begin() - first;
+  // Without candidates, their begin may lie before the sliding window.
+  const int64_t offset = std::max<int64_t>(0, step.candidates_begin() - first);
   const int64_t candidates = step.candidates_end() - step.candidates_begin();
   std::vector<float> candidate_logits(static_cast<size_t>(r.g * candidates));
   std::vector<float> logits(static_cast<size_t>(n));
@@ -70,8 +71,7 @@ Status JudgeStep(const ShadowRequest& r, const HeadStepConfig& config, const Hea
   for (int g = 0; g < r.g; ++g) {
     DotRows(r.queries + static_cast<int64_t>(g) * dim, keys.data(), dim, n, dim, scale,
             logits.data());
-    std::copy_n(logits.data() + offset, candidates,
-                &candidate_logits[static_cast<size_t>(g * candidates)]);
+    std::copy_n(logits.data() + offset, candidates, candidate_logits.data() + g * candidates);
     const ExactHead exact = Attend(logits, values, dim);
     double missed = 0;
     for (int64_t t = 0; t < candidates; ++t)

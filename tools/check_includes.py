@@ -22,6 +22,7 @@ RULES = {
     "train": (["pqcache/base", "pqcache/index"], ["faiss/"]),
     "attention/model": (["pqcache/base"], []),
     "attention/tokenizer": (["pqcache/base"], ["utf8proc.h"]),
+    "attention/kernels": (["pqcache/base"], ["cuda"]),
     "attention/torch": (["pqcache/base", "attention"], ["ATen/", "c10/", "omp.h"]),
     "attention/decoder": (["pqcache", "attention", "attention/model", "attention/torch"], []),
     "attention": (["pqcache", "attention/model"], []),
@@ -77,6 +78,8 @@ def check_file(root, path):
                 yield f"{folder} may not include {target}"
         elif not SYSTEM.match(target):
             third_party = RULES[folder][1]
+            if target.startswith("cuda") and not path.endswith((".cu", ".cuh")):
+                yield f"<{target}> belongs into a .cu"
             if not any(target.startswith(prefix) for prefix in third_party):
                 yield f"{folder} may not include <{target}>"
             elif is_header and folder not in ("tests", "attention/torch"):
@@ -89,7 +92,7 @@ def main():
     files = 0
     for top in FOLDERS:
         for file in sorted((root / top).rglob("*")):
-            if file.suffix not in (".h", ".cpp"):
+            if file.suffix not in (".h", ".cpp", ".cu", ".cuh"):
                 continue
             path = file.relative_to(root).as_posix()
             files += 1

@@ -7,6 +7,12 @@ install_packages
 
 cmake --preset default
 cmake --build build
+if command -v nvcc >/dev/null; then
+  cmake --preset cuda
+  cmake --build build-cuda --target pqcache_kernels
+else
+  echo "no nvcc: the CUDA code is not compiled" >&2
+fi
 # FAISS, BLAS and torch start OpenMP regions from worker threads; waiting must not burn their cores.
 export OMP_WAIT_POLICY=passive
 ctest --test-dir build --output-on-failure

@@ -62,9 +62,7 @@ Result<std::string> GetStringPattern(const Json& component) {
   }
   const auto& [kind, text] = pattern->AsObject()[0];
   if (kind != "String") {
-    return Status::Unsupported("pattern is a " + kind +
-                               (text.is_string() ? " " + Quoted(text.AsString()) : "") +
-                               ", expected a String");
+    return Status::Unsupported("pattern is a " + kind + ", " + text.Dump() + ", expected a String");
   }
   if (!text.is_string() || text.AsString().empty()) {
     return Status::InvalidArgument("pattern has no text, expected {\"String\": text}");

@@ -97,7 +97,8 @@ void HeadCache::IndexRetired() {
   }
   if (codes_ != nullptr) codes_->Append(n, retired_keys_.data());
   if (keys_ != nullptr) keys_->Append(n, retired_keys_.data());
-  retired_keys_.clear();
+  // Clearing would keep the memory of a whole prompt, which bytes() does not count.
+  retired_keys_ = std::vector<float>();
 }
 
 int64_t HeadCache::sink_tokens() const { return std::min<int64_t>(options_.n_sink, paged_tokens_); }

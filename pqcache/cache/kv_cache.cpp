@@ -127,8 +127,9 @@ Status KvCache::CheckUsable(int layer) const {
 Status KvCache::ReserveMemory() {
   const uint64_t bytes = memory_bytes();
   if (bytes == reserved_) return Status::Ok();
+  PQCACHE_RETURN_IF_ERROR(store_->ReserveMemory(bytes));
   reserved_ = bytes;
-  return store_->ReserveMemory(bytes);
+  return Status::Ok();
 }
 
 Status KvCache::ReadPages(std::span<PageRead> pages) const {
@@ -170,7 +171,10 @@ Status KvCache::ReadRows(int layer, int kv_head, int64_t begin, int64_t end, flo
          shape.row_bytes(), !keyless);
   }
   const int64_t coded_end = std::min(end, h.paged_tokens());
-  if (keyless && begin < coded_end) h.codes()->Reconstruct(begin, coded_end, keys);
+  if (keyless && begin < coded_end) {
+    h.codes()->Reconstruct(begin, coded_end, keys);
+    copy(h.sinks(), h.memory_row_bytes(), true);
+  }
   return Status::Ok();
 }
 

@@ -52,7 +52,7 @@ class KvCache {
   // Reads full pages; the first failure, annotated with its page, if any failed.
   Status ReadPages(std::span<PageRead> pages) const;
   // Rows [begin, end) of a head as float32: keys [end - begin, D] and values [end - begin, D],
-  // wherever they lie. Where pages hold no keys, the keys decoded from the codes.
+  // wherever they lie. Keys that are neither in memory nor in pages are decoded from the codes.
   Status ReadRows(int layer, int kv_head, int64_t begin, int64_t end, float* keys,
                   float* values) const;
 

@@ -63,6 +63,10 @@ Result<Description> ParseDescription(std::string_view text) {
   d.shape = {static_cast<int>(fields[2]), static_cast<int>(fields[3]), static_cast<int>(fields[4])};
   PQCACHE_RETURN_IF_ERROR(d.shape.Validate());
   PQCACHE_ASSIGN_OR_RETURN(d.set.rotation, json.GetString("rotation"));
+  if (d.set.rotation != "none" && d.set.rotation != "pca" && d.set.rotation != "query") {
+    return Status::Corruption("rotation is '" + d.set.rotation +
+                              "', expected none, pca or query");
+  }
   if (const Json* report = json.Find("report"); report != nullptr) d.set.report = report->Dump();
   return d;
 }
@@ -142,6 +146,11 @@ Status SaveCodebooks(const CodebookSet& set, const std::string& path) {
   PQCACHE_CHECK(set.heads.size() == static_cast<size_t>(set.layers) * set.kv_heads,
                 "one codebook per layer and KV head");
   const PqShape& shape = set.shape();
+  for (const HeadCodebook& head : set.heads) {
+    PQCACHE_CHECK(head.shape() == shape, "one shape for all heads");
+    PQCACHE_CHECK(head.key_transform().empty() == (set.rotation == "none"),
+                  "transforms as the rotation says");
+  }
   Json description;
   description.Set("model", set.model.Hex()).Set("layers", set.layers).Set("kv_heads", set.kv_heads);
   description.Set("dim", shape.dim).Set("subspaces", shape.subspaces).Set("bits", shape.bits);

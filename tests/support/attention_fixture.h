@@ -299,8 +299,9 @@ class Rig {
 // Chooses candidates by their number alone: those for which `rule` holds.
 class RulePolicy : public SelectionPolicy {
  public:
-  explicit RulePolicy(bool (*rule)(int64_t)) : rule_(rule) {}
-  ScoreSource score_source() const override { return ScoreSource::kNone; }
+  explicit RulePolicy(bool (*rule)(int64_t), ScoreSource source = ScoreSource::kNone)
+      : rule_(rule), source_(source) {}
+  ScoreSource score_source() const override { return source_; }
   void Select(const SelectionRequest& request, SelectionScratch*,
               std::vector<int64_t>* positions) const override {
     positions->clear();
@@ -311,6 +312,9 @@ class RulePolicy : public SelectionPolicy {
 
  private:
   bool (*rule_)(int64_t);
+  ScoreSource source_;
 };
+
+inline bool EveryThird(int64_t t) { return t % 3 == 1; }
 
 }  // namespace pqcache::testing

@@ -128,10 +128,12 @@ class CommandLine(unittest.TestCase):
             self.generate("--codebooks", self.codebooks, "--attn-top-k", "64", "--store", store,
                           *text)
             for store in ("memory", "rocksdb:path=" + self.path("pages"),
-                          "memory:limit=8M+rocksdb:path=" + self.path("tiers"))]
+                          "memory:limit=4M+rocksdb:path=" + self.path("tiers"))]
         self.assertEqual(approximate[0]["tokens"], approximate[1]["tokens"])
         self.assertEqual(approximate[0]["tokens"], approximate[2]["tokens"])
         self.assertGreater(approximate[1]["bytes_read"]["rocksdb"], 0)
+        self.assertGreater(approximate[2]["kv_bytes_full"], 4 << 20)
+        self.assertLessEqual(approximate[2]["kv_bytes_resident"], 4 << 20)
         for threads in ("1", "3", "8"):
             again = self.generate("--codebooks", self.codebooks, "--attn-top-k", "64", "-t",
                                   threads, *text)

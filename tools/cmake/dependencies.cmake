@@ -5,6 +5,12 @@ set(saved_flags "${CMAKE_CXX_FLAGS}")
 find_package(Torch REQUIRED)
 set(CMAKE_CXX_FLAGS "${saved_flags}")
 
+if(PQCACHE_CUDA)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "GPU architectures")
+  enable_language(CUDA)
+  find_package(CUDAToolkit 12.4 REQUIRED)
+endif()
+
 find_package(Threads REQUIRED)
 find_package(OpenMP REQUIRED)
 find_package(BLAS REQUIRED)

@@ -3,11 +3,11 @@
 
 add_library(pqcache_options INTERFACE)
 target_include_directories(pqcache_options INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_options(pqcache_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow
-                       -Wno-psabi -ffp-contract=off
-                       # g++ 12 sees overlaps in std::string that are not there (GCC bug 105651).
-                       $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> $<$<BOOL:${PQCACHE_WERROR}>:-Werror>
-                       $<$<CONFIG:Release>:-O3>)
+set(warnings -Wall -Wextra -Wpedantic -Wshadow -Wno-psabi $<$<BOOL:${PQCACHE_WERROR}>:-Werror>)
+target_compile_options(pqcache_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:${warnings};-ffp-contract=off>"
+  # g++ 12 sees overlaps in std::string that are not there (GCC bug 105651).
+  $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>)
 if(PQCACHE_SANITIZE)
   target_compile_options(pqcache_options INTERFACE -fsanitize=${PQCACHE_SANITIZE}
                          -fno-omit-frame-pointer)

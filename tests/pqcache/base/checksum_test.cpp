@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,18 @@ TEST(Checksum64, MatchesThePublishedVectors) {
   for (const auto& row : rows) {
     EXPECT_EQ(Checksum64(buffer.data(), row.size), row.checksum) << row.size << " bytes";
   }
+}
+
+TEST(Checksum64, PartsCountAsOneText) {
+  std::vector<uint8_t> bytes(1000);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(i * i);
+  const std::span<const uint8_t> all = bytes;
+  const uint64_t expected = Checksum64(bytes.data(), bytes.size());
+  EXPECT_EQ(Checksum64({all}), expected);
+  for (const size_t cut : {0, 1, 256, 257, 999, 1000}) {
+    EXPECT_EQ(Checksum64({all.first(cut), {}, all.subspan(cut)}), expected) << cut;
+  }
+  EXPECT_EQ(Checksum64({}), ChecksumOf(""));
 }
 
 TEST(Fingerprint, IsTheFirstHalfOfSha256) {

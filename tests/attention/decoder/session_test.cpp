@@ -1,0 +1,130 @@
+// Sessions on a small real checkpoint: chunks, forks, refusals.
+
+#include "attention/decoder/session.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "attention/decoder/self_text.h"
+#include "storage/stores.h"
+#include "tests/support/status_matchers.h"
+
+namespace pqcache::attention {
+namespace {
+
+using testing::ExpectError;
+
+class SessionTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto decoder =
+        Decoder::Load(std::string(PQCACHE_SOURCE_DIR) + "/tests/fixtures/hf/llama_gqa_rope3_tied",
+                      ComputeDType::kFloat32, &pool_);
+    ASSERT_OK(decoder);
+    decoder_ = std::move(*decoder);
+    store_ = std::move(*storage::OpenPageStore("memory"));
+    storage_.store = store_.get();
+    storage_.n_sink = 2;
+    storage_.local_window = 8;
+    storage_.page_tokens = 4;
+    storage_.keep_keys = true;
+    for (int64_t t = 0; t < 60; ++t) tokens_.push_back(t * 37 % 256);
+  }
+
+  std::unique_ptr<Session> Start(CacheAttentionOptions options) {
+    auto session = Session::Create(decoder_.get(), storage_, std::move(options));
+    EXPECT_OK(session);
+    return std::move(*session);
+  }
+
+  static CacheAttentionOptions Flat(int64_t tokens) {
+    CacheAttentionOptions options;
+    options.policy = std::move(*CreatePolicy("flat"));
+    options.budget.tokens = tokens;
+    return options;
+  }
+
+  ThreadPool pool_{2};
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<PageStore> store_;
+  SessionStorage storage_;
+  std::vector<int64_t> tokens_;
+};
+
+TEST_F(SessionTest, PrefillInPartsEqualsPrefillAtOnce) {
+  const auto whole = Start(ExactAttention());
+  const auto parts = Start(ExactAttention());
+  std::vector<float> expected, found;
+  ASSERT_OK(whole->Prefill(tokens_, 1, &expected));
+  for (size_t begin = 0; begin < tokens_.size(); begin += 7) {
+    const size_t count = std::min<size_t>(7, tokens_.size() - begin);
+    ASSERT_OK(parts->Prefill(std::span(tokens_).subspan(begin, count), 1, &found));
+  }
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-4);
+}
+
+TEST_F(SessionTest, ForkContinuesLikeASessionOfItsOwn) {
+  const auto parent = Start(ExactAttention());
+  ASSERT_OK(parent->Prefill(tokens_, 0, nullptr));
+  const auto fork = parent->Fork(Flat(5));
+  ASSERT_OK(fork);
+  const auto alone = Start(Flat(5));
+  ASSERT_OK(alone->Prefill(tokens_, 0, nullptr));
+  std::vector<float> forked, expected;
+  for (int64_t token : {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5}) {
+    ASSERT_OK((*fork)->Step(token, &forked));
+    ASSERT_OK(alone->Step(token, &expected));
+    ASSERT_EQ(forked, expected);
+  }
+  EXPECT_EQ(parent->tokens(), 60);
+}
+
+TEST_F(SessionTest, RefusesWhatTheModelCannotRun) {
+  const auto session = Start(ExactAttention());
+  std::vector<float> logits;
+  ExpectError(session->Step(256, &logits), StatusCode::kInvalidArgument, "expected 0 to 255");
+  ExpectError(session->Step(-1, &logits), StatusCode::kInvalidArgument, "token -1");
+  const std::vector<int64_t> too_long(513, 1);
+  ExpectError(session->Prefill(too_long, 0, nullptr), StatusCode::kInvalidArgument,
+              "position 512, expected below the model's 512");
+}
+
+TEST_F(SessionTest, RefusesPoliciesThatTheCacheCannotServe) {
+  storage_.keep_keys = false;
+  ExpectError(Session::Create(decoder_.get(), storage_, Flat(5)), StatusCode::kInvalidArgument,
+              "the cache keeps none");
+  CacheAttentionOptions pq;
+  pq.policy = std::move(*CreatePolicy("pq"));
+  ExpectError(Session::Create(decoder_.get(), storage_, pq), StatusCode::kInvalidArgument,
+              "no codebooks");
+  CacheAttentionOptions tail = ExactAttention();
+  tail.tail = TailMode::kEstimate;
+  ExpectError(Session::Create(decoder_.get(), storage_, tail), StatusCode::kInvalidArgument,
+              "needs a policy with scores");
+}
+
+TEST_F(SessionTest, LoadNamesWhatIsMissing) {
+  ExpectError(Decoder::Load("/no/such/model", ComputeDType::kAuto, &pool_), StatusCode::kNotFound,
+              "config.json");
+}
+
+TEST_F(SessionTest, SelfTextDependsOnTheSeedAlone) {
+  const SelfTextOptions options{.tokens = 100, .sequence_tokens = 20, .batch = 3, .seed = 5};
+  const auto first = SampleSelfText(*decoder_, options);
+  ASSERT_OK(first);
+  ASSERT_EQ(first->size(), 5u);
+  for (const auto& sequence : *first) EXPECT_EQ(sequence.size(), 20u);
+  auto other_batch = options;
+  other_batch.batch = 5;
+  const auto second = SampleSelfText(*decoder_, other_batch);
+  ASSERT_OK(second);
+  EXPECT_EQ(*first, *second);
+  auto other_seed = options;
+  other_seed.seed = 6;
+  EXPECT_NE(*first, *SampleSelfText(*decoder_, other_seed));
+}
+
+}  // namespace
+}  // namespace pqcache::attention
