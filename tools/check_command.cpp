@@ -72,7 +72,8 @@ class CheckCommand : public Command {
     if (!file_.empty() && !task_.empty()) {
       return Status::InvalidArgument("expected one of --file FILE and --task NAME");
     }
-    if (last_ < 1) return Status::InvalidArgument("--last must be positive");
+    if (!task_.empty()) PQCACHE_RETURN_IF_ERROR(FindTask(task_).status());
+    if (last_ < 2) return Status::InvalidArgument("--last is below 2, expected tokens to compare");
     attention_.shadow = 1;
     PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
     return Status::Ok();
@@ -109,29 +110,16 @@ class CheckCommand : public Command {
   }
 
   Result<std::vector<int64_t>> TaskTokens(const attention::Tokenizer& tokenizer) const {
-    std::vector<int64_t> haystack;
-    if (haystack_.empty()) {
-      PQCACHE_ASSIGN_OR_RETURN(haystack, NoiseHaystack(tokenizer, ctx_));
-    } else {
-      PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadText(haystack_));
-      PQCACHE_ASSIGN_OR_RETURN(haystack, tokenizer.Encode(text, false));
-    }
-    if (static_cast<int64_t>(haystack.size()) < ctx_) {
-      return Status::InvalidArgument(haystack_ + " has " + std::to_string(haystack.size()) +
-                                     " tokens, expected at least --ctx " + std::to_string(ctx_));
-    }
+    PQCACHE_ASSIGN_OR_RETURN(const TaskEntry* entry, FindTask(task_));
+    PQCACHE_ASSIGN_OR_RETURN(const auto haystack, LoadHaystack(haystack_, ctx_, tokenizer));
     Random random(static_cast<uint64_t>(model_.seed));
-    for (const TaskEntry& entry : GeneratedTasks()) {
-      if (entry.name != task_) continue;
-      PQCACHE_ASSIGN_OR_RETURN(const TaskSample sample,
-                               entry.generate({&tokenizer, haystack, ctx_, 0.5, &random}));
-      std::vector<int64_t> tokens = sample.context;
-      tokens.insert(tokens.end(), sample.question.begin(), sample.question.end());
-      PQCACHE_ASSIGN_OR_RETURN(const auto answer, tokenizer.Encode(sample.answer, false));
-      tokens.insert(tokens.end(), answer.begin(), answer.end());
-      return tokens;
-    }
-    return Status::InvalidArgument("unknown task '" + task_ + "'");
+    PQCACHE_ASSIGN_OR_RETURN(const TaskSample sample,
+                             entry->generate({&tokenizer, haystack, ctx_, 0.5, &random}));
+    std::vector<int64_t> tokens = sample.context;
+    tokens.insert(tokens.end(), sample.question.begin(), sample.question.end());
+    PQCACHE_ASSIGN_OR_RETURN(const auto answer, tokenizer.Encode(sample.answer, false));
+    tokens.insert(tokens.end(), answer.begin(), answer.end());
+    return tokens;
   }
 
   Result<Report> Compare(const attention::Decoder& decoder, const attention::SessionStorage& kept,

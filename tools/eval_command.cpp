@@ -17,13 +17,6 @@ namespace {
 
 constexpr std::string_view kPerplexity = "ppl";
 
-const TaskEntry* FindTask(std::string_view name) {
-  for (const TaskEntry& entry : GeneratedTasks()) {
-    if (entry.name == name) return &entry;
-  }
-  return nullptr;
-}
-
 class EvalCommand : public Command {
  public:
   void Declare(Flags* flags) override {
@@ -92,13 +85,8 @@ class EvalCommand : public Command {
 
  private:
   Status CheckTask(const std::string& task) const {
-    if (task == kPerplexity) {
-      return files_.empty() ? Status::InvalidArgument("task ppl needs -f FILE") : Status::Ok();
-    }
-    if (FindTask(task) != nullptr) return Status::Ok();
-    std::string known(kPerplexity);
-    for (const TaskEntry& entry : GeneratedTasks()) known += ", " + std::string(entry.name);
-    return Status::InvalidArgument("unknown task '" + task + "', expected one of: " + known);
+    if (task != kPerplexity) return FindTask(task).status();
+    return files_.empty() ? Status::InvalidArgument("task ppl needs -f FILE") : Status::Ok();
   }
 
   Status CheckContexts(int64_t limit) const {
@@ -153,21 +141,10 @@ class EvalCommand : public Command {
     return Status::Ok();
   }
 
-  Result<std::vector<int64_t>> LoadHaystack(int64_t ctx,
-                                            const attention::Tokenizer& tokenizer) const {
-    if (haystack_.empty()) return NoiseHaystack(tokenizer, ctx);
-    PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadText(haystack_));
-    PQCACHE_ASSIGN_OR_RETURN(std::vector<int64_t> tokens, tokenizer.Encode(text, false));
-    if (static_cast<int64_t>(tokens.size()) < ctx) {
-      return Status::InvalidArgument(haystack_ + " has " + std::to_string(tokens.size()) +
-                                     " tokens, expected at least --ctx " + std::to_string(ctx));
-    }
-    return tokens;
-  }
-
   Status RunTask(const std::string& task, int64_t ctx, const attention::Tokenizer& tokenizer,
                  EvalRunner* runner) {
-    PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> haystack, LoadHaystack(ctx, tokenizer));
+    PQCACHE_ASSIGN_OR_RETURN(const TaskEntry* entry, FindTask(task));
+    PQCACHE_ASSIGN_OR_RETURN(const auto haystack, LoadHaystack(haystack_, ctx, tokenizer));
     Random random(MixSeed(static_cast<uint64_t>(model_.seed), static_cast<uint64_t>(ctx)));
     TaskRequest request{&tokenizer, haystack, ctx, 0, &random};
     const std::vector<double> groups = depths_.empty() ? std::vector<double>{-1} : depths_;
@@ -177,7 +154,7 @@ class EvalCommand : public Command {
       for (int64_t i = 0; i < num_samples_; ++i) {
         const double n = static_cast<double>(num_samples_);
         request.depth = groups[g] >= 0 ? groups[g] : (static_cast<double>(i) + 0.5) / n;
-        PQCACHE_ASSIGN_OR_RETURN(const TaskSample sample, FindTask(task)->generate(request));
+        PQCACHE_ASSIGN_OR_RETURN(const TaskSample sample, entry->generate(request));
         PQCACHE_RETURN_IF_ERROR(runner->RunSample(sample, results, &predictions_));
         bar.Update((static_cast<double>(g) + (static_cast<double>(i) + 1) / n) /
                    static_cast<double>(groups.size()));

@@ -107,7 +107,7 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
   for (size_t i = 0; i < policies_->size(); ++i) {
     EvalResult& result = results[i];
     result.is_ppl = true;
-    if ((*policies_)[i].name == "exact") {
+    if ((*policies_)[i].options.policy->attends_all()) {
       PQCACHE_RETURN_IF_ERROR(ExactWindow(window, scored, &result));
       continue;
     }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tools/model_flags.h"
+
 namespace pqcache::tools {
 namespace {
 
@@ -144,7 +146,25 @@ constexpr TaskEntry kTasks[] = {
 
 std::span<const TaskEntry> GeneratedTasks() { return kTasks; }
 
-Result<std::vector<int64_t>> NoiseHaystack(const attention::Tokenizer& tokenizer, int64_t tokens) {
+Result<const TaskEntry*> FindTask(std::string_view name) {
+  std::string known;
+  for (const TaskEntry& entry : kTasks) {
+    if (entry.name == name) return &entry;
+    known += (known.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  return Status::InvalidArgument("unknown task '" + std::string(name) +
+                                 "', expected one of: " + known);
+}
+
+Result<std::vector<int64_t>> LoadHaystack(const std::string& path, int64_t tokens,
+                                          const attention::Tokenizer& tokenizer) {
+  if (!path.empty()) {
+    PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+    PQCACHE_ASSIGN_OR_RETURN(Tokens haystack, tokenizer.Encode(text, false));
+    if (static_cast<int64_t>(haystack.size()) >= tokens) return haystack;
+    return Status::InvalidArgument(path + " has " + std::to_string(haystack.size()) +
+                                   " tokens, expected at least --ctx " + std::to_string(tokens));
+  }
   PQCACHE_ASSIGN_OR_RETURN(
       const Tokens noise,
       tokenizer.Encode("The grass is green. The sky is blue. The sun is yellow. Here we go. There "

@@ -39,7 +39,12 @@ struct TaskEntry {
 
 std::span<const TaskEntry> GeneratedTasks();
 
-// Tokens of the default filler: the noise sentences of the passkey task, repeated to `tokens`.
-Result<std::vector<int64_t>> NoiseHaystack(const attention::Tokenizer& tokenizer, int64_t tokens);
+// The row of that name; the error lists the known ones.
+Result<const TaskEntry*> FindTask(std::string_view name);
+
+// Filler of at least `tokens` tokens: a text file's, or for an empty path the noise sentences of
+// the passkey task, repeated.
+Result<std::vector<int64_t>> LoadHaystack(const std::string& path, int64_t tokens,
+                                          const attention::Tokenizer& tokenizer);
 
 }  // namespace pqcache::tools

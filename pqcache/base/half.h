@@ -1,6 +1,7 @@
 #pragma once
 
-// IEEE half and bfloat16 to and from float on the host. Rounding is to nearest, ties to even.
+// bfloat16 to and from float and IEEE half to float, on the host. Rounding is to nearest, ties to
+// even.
 
 #include <bit>
 #include <cmath>

@@ -49,7 +49,7 @@ class Json {
   bool is_string() const { return std::holds_alternative<std::string>(value_); }
   bool is_array() const { return std::holds_alternative<Array>(value_); }
   bool is_object() const { return std::holds_alternative<Object>(value_); }
-  // "null", "true/false", "integer", "number", "string", "array" or "object", for messages.
+  // "null", "true/false", "an integer", "a number", "a string", "an array" or "an object".
   std::string_view KindName() const;
 
   // The value must be of that kind.

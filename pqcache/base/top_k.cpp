@@ -12,8 +12,7 @@ float Rank(float score) {
   return std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
 }
 
-}  // namespace
-
+// k in [1, n].
 float KthLargest(const float* scores, int64_t n, int64_t k, std::vector<float>* scratch) {
   scratch->resize(static_cast<size_t>(n));
   std::transform(scores, scores + n, scratch->begin(), Rank);
@@ -21,6 +20,8 @@ float KthLargest(const float* scores, int64_t n, int64_t k, std::vector<float>* 
   std::nth_element(scratch->begin(), kth, scratch->end(), std::greater<float>());
   return *kth;
 }
+
+}  // namespace
 
 void SelectTopK(const float* scores, int64_t n, int64_t k, std::vector<float>* scratch,
                 std::vector<int64_t>* positions) {

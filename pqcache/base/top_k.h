@@ -1,7 +1,7 @@
 #pragma once
 
 // Exact partial selection with a stated rule for ties: of equal scores the lower position wins.
-// NaN ranks below every number. Thread-safe; `scratch` is the caller's, so nothing is allocated
+// NaN ranks like minus infinity. Thread-safe; `scratch` is the caller's, so nothing is allocated
 // once it has grown.
 
 #include <cstdint>
@@ -12,8 +12,5 @@ namespace pqcache {
 // The k best of scores [N], as positions in ascending order; all of them when k >= n.
 void SelectTopK(const float* scores, int64_t n, int64_t k, std::vector<float>* scratch,
                 std::vector<int64_t>* positions);
-
-// The k-th largest of scores [N] (k in [1, N]).
-float KthLargest(const float* scores, int64_t n, int64_t k, std::vector<float>* scratch);
 
 }  // namespace pqcache

@@ -18,8 +18,8 @@ void DotRows(const float* query, const float* rows, int64_t stride, int64_t coun
 // y[i] += a * x[i].
 void AddScaled(float a, const float* x, int64_t n, float* y);
 
-// x[i] = exp(x[i] - shift); returns the sum. Relative error below 3e-7; results under 1e-37 are 0;
-// NaN stays NaN.
+// x[i] = exp(x[i] - shift); returns the sum. Relative error below 3e-7. Differences below -87 give
+// 0, those above 88 count as 88 (results stay finite), NaN stays NaN.
 float ExpInPlace(float* x, int64_t n, float shift);
 
 // Largest element; -infinity for n = 0; NaNs are ignored.

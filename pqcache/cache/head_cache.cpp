@@ -31,9 +31,9 @@ HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCac
   parent_ = other.options_.first_page.context;
   options_.first_page.context = context;
   finite_ = other.finite_;
-  std::memcpy(sinks_.data(), other.sinks_.data(), sinks_.size());
-  std::memcpy(window_.data(), other.window_.data(), window_.size());
-  std::memcpy(open_page_.data(), other.open_page_.data(), open_page_.size());
+  std::copy_n(other.sinks_.data(), sinks_.size(), sinks_.data());
+  std::copy_n(other.window_.data(), window_.size(), window_.data());
+  std::copy_n(other.open_page_.data(), open_page_.size(), open_page_.data());
   value_sums_.Resize(other.value_sums_.size());
   std::copy_n(other.value_sums_.data(), value_sums_.size(), value_sums_.data());
   if (other.codes_ != nullptr) codes_ = other.codes_->Clone();

@@ -64,8 +64,7 @@ Result<Description> ParseDescription(std::string_view text) {
   PQCACHE_RETURN_IF_ERROR(d.shape.Validate());
   PQCACHE_ASSIGN_OR_RETURN(d.set.rotation, json.GetString("rotation"));
   if (d.set.rotation != "none" && d.set.rotation != "pca" && d.set.rotation != "query") {
-    return Status::Corruption("rotation is '" + d.set.rotation +
-                              "', expected none, pca or query");
+    return Status::Corruption("rotation is '" + d.set.rotation + "', expected none, pca or query");
   }
   if (const Json* report = json.Find("report"); report != nullptr) d.set.report = report->Dump();
   return d;

@@ -10,6 +10,7 @@ namespace {
 class ExactPolicy : public SelectionPolicy {
  public:
   ScoreSource score_source() const override { return ScoreSource::kNone; }
+  bool attends_all() const override { return true; }
   void Select(const SelectionRequest& request, SelectionScratch*,
               std::vector<int64_t>* positions) const override {
     positions->resize(static_cast<size_t>(request.n));

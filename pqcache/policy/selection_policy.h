@@ -49,6 +49,7 @@ struct SelectionScratch {
   std::vector<float> combined;
   std::vector<float> ranks;
   std::vector<int64_t> order;
+  std::vector<double> totals;
   std::vector<double> reached;
 };
 
@@ -57,6 +58,8 @@ class SelectionPolicy {
   virtual ~SelectionPolicy() = default;
 
   virtual ScoreSource score_source() const = 0;
+  // True: every token is attended, so the result is that of full attention.
+  virtual bool attends_all() const { return false; }
   // True: logits of selected tokens come from the codes, too, and exact keys are not stored.
   virtual bool codes_only() const { return false; }
   // Candidates to attend to: ascending, unique, in [0, n). Deterministic; of equal scores the

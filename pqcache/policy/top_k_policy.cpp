@@ -1,9 +1,8 @@
 // The best k tokens by score, or the smallest set that reaches a share of the estimated mass.
 //
-// Query heads of a group select together: a token ranks by the maximum over the heads of its
-// score minus that head's threshold, which is the head's own k-th best score (or, when mass
-// decides, the head's log-sum-exp). Every head so gets its best tokens in before any head gets
-// its worse ones, and no head with a larger scale of logits crowds out the rest.
+// Query heads of a group select together: a token ranks by its largest share of any head's
+// attention, that is by the maximum over the heads of its score minus the head's log-sum-exp.
+// Shares do not depend on the scale of a head's logits, so no head crowds out the rest.
 
 #include <algorithm>
 #include <cmath>
@@ -24,23 +23,29 @@ double LogAddExp(double a, double b) {
 }
 
 double LogSumExp(const float* x, int64_t n) {
-  const double high = MaxOf(x, n);
+  constexpr int64_t kPart = 1024;
+  const float high = MaxOf(x, n);
   if (std::isinf(high)) return high;
   double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += std::exp(x[i] - high);
+  for (int64_t i = 0; i < n; i += kPart) {
+    float part[kPart];
+    const int64_t count = std::min(kPart, n - i);
+    std::copy_n(x + i, count, part);
+    sum += ExpInPlace(part, count, high);
+  }
   return high + std::log(sum);
 }
 
-// combined [N] = max over the group of score - threshold of the head.
-void CombineGroup(const SelectionRequest& r, const std::vector<double>& thresholds,
+// combined [N] = max over the group of score - total of the head, for totals [G].
+void CombineGroup(const SelectionRequest& r, const std::vector<double>& totals,
                   std::vector<float>* combined) {
   combined->assign(static_cast<size_t>(r.n), -std::numeric_limits<float>::infinity());
   for (int i = 0; i < r.g; ++i) {
     const float* scores = r.scores + i * r.n;
-    const float threshold = static_cast<float>(thresholds[static_cast<size_t>(i)]);
+    const float total = static_cast<float>(totals[static_cast<size_t>(i)]);
     for (int64_t t = 0; t < r.n; ++t) {
       (*combined)[static_cast<size_t>(t)] =
-          std::max((*combined)[static_cast<size_t>(t)], scores[t] - threshold);
+          std::max((*combined)[static_cast<size_t>(t)], scores[t] - total);
     }
   }
 }
@@ -49,12 +54,11 @@ void SelectCount(const SelectionRequest& r, SelectionScratch* scratch,
                  std::vector<int64_t>* positions) {
   const float* ranked = r.scores;
   if (r.g > 1 && r.tokens > 0 && r.tokens < r.n) {
-    std::vector<double>& thresholds = scratch->reached;
-    thresholds.clear();
+    scratch->totals.clear();
     for (int i = 0; i < r.g; ++i) {
-      thresholds.push_back(KthLargest(r.scores + i * r.n, r.n, r.tokens, &scratch->ranks));
+      scratch->totals.push_back(LogSumExp(r.scores + i * r.n, r.n));
     }
-    CombineGroup(r, thresholds, &scratch->combined);
+    CombineGroup(r, scratch->totals, &scratch->combined);
     ranked = scratch->combined.data();
   }
   SelectTopK(ranked, r.n, r.tokens, &scratch->ranks, positions);
@@ -64,7 +68,8 @@ void SelectCount(const SelectionRequest& r, SelectionScratch* scratch,
 // estimated mass (always attended, and taken) reaches the goal.
 void SelectMass(const SelectionRequest& r, SelectionScratch* scratch,
                 std::vector<int64_t>* positions) {
-  std::vector<double> totals;
+  std::vector<double>& totals = scratch->totals;
+  totals.clear();
   scratch->reached.clear();
   for (int i = 0; i < r.g; ++i) {
     totals.push_back(LogAddExp(LogSumExp(r.scores + i * r.n, r.n), r.always_lse[i]));
@@ -74,8 +79,10 @@ void SelectMass(const SelectionRequest& r, SelectionScratch* scratch,
   const std::vector<float>& combined = scratch->combined;
   scratch->order.resize(static_cast<size_t>(r.n));
   std::iota(scratch->order.begin(), scratch->order.end(), 0);
-  std::stable_sort(scratch->order.begin(), scratch->order.end(), [&](int64_t a, int64_t b) {
-    return combined[static_cast<size_t>(a)] > combined[static_cast<size_t>(b)];
+  std::sort(scratch->order.begin(), scratch->order.end(), [&](int64_t a, int64_t b) {
+    const float x = combined[static_cast<size_t>(a)];
+    const float y = combined[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
   });
   positions->clear();
   for (int64_t t : scratch->order) {

@@ -173,12 +173,15 @@ TEST(PrefillAttention, WithoutStoredKeysThePastIsDecoded) {
 }
 
 TEST(PrefillAttention, ThreadsDoNotChangeABit) {
-  const Layers layers = {RandomSequence(9, 1100, 6, 3, 32)};
-  RigOptions options = Small();
-  const auto one = PrefillInChunks(layers, options, {600, 1100});
-  for (const int threads : {2, 3, 8}) {
-    options.threads = threads;
-    EXPECT_EQ(PrefillInChunks(layers, options, {600, 1100}), one) << threads << " threads";
+  const Layers layers = {RandomSequence(9, 2600, 4, 2, 16)};
+  for (const int64_t sliding_window : {0, 300, 700}) {
+    RigOptions options = Small();
+    options.attention.sliding_window = sliding_window;
+    const auto one = PrefillInChunks(layers, options, {700, 2600});
+    for (const int threads : {2, 3, 8}) {
+      options.threads = threads;
+      EXPECT_EQ(PrefillInChunks(layers, options, {700, 2600}), one) << threads << " threads";
+    }
   }
 }
 

@@ -25,71 +25,68 @@ struct StepOracle {
   // Logit of head g of the group with the token's key in s.
   double Logit(const Sequence& s, int g, int64_t token) const {
     const float* query = s.query(t, kv_head * group() + g);
-    return std::inner_product(query, query + s.dim, s.key(token, kv_head), 0.0) /
-           std::sqrt(static_cast<double>(s.dim));
+    const float* key = s.key(token, kv_head);
+    double dot = 0;
+    for (int d = 0; d < s.dim; ++d) dot += double{query[d]} * key[d];
+    return dot / std::sqrt(static_cast<double>(s.dim));
   }
-  bool IsCandidate(int64_t token) const { return token >= split.begin && token < split.end; }
 
-  // exp of the logits of visible tokens, summed: those that are always attended, or all of them.
-  double Mass(int g, bool always_only) const {
+  // exp of the logits of head g, summed over tokens that are always attended or over candidates.
+  double AlwaysMass(int g) const {
     double sum = 0;
     for (int64_t i = split.visible; i <= t; ++i) {
-      if (!IsCandidate(i)) sum += std::exp(Logit(exact, g, i));
-      if (IsCandidate(i) && !always_only) sum += std::exp(Logit(scored, g, i));
+      if (i < split.begin || i >= split.end) sum += std::exp(Logit(exact, g, i));
     }
     return sum;
   }
+  double CandidateMass(int g) const {
+    double sum = 0;
+    for (int64_t i = split.begin; i < split.end; ++i) sum += std::exp(Logit(scored, g, i));
+    return sum;
+  }
 
-  // Candidates in the order in which they are taken, given what each head of `heads` compares its
-  // logits with.
+  // Candidates by their largest share of the mass of any of `heads`, best first; of equal ones the
+  // lower position first.
   std::vector<int64_t> Ranked(const std::vector<int>& heads,
-                              const std::vector<double>& thresholds) const {
+                              const std::vector<double>& masses) const {
     std::vector<int64_t> order(static_cast<size_t>(split.end - split.begin));
     std::iota(order.begin(), order.end(), split.begin);
-    std::vector<double> rank(static_cast<size_t>(t + 1), -INFINITY);
+    std::vector<double> share(static_cast<size_t>(t + 1), 0.0);
     for (const int64_t token : order) {
       for (size_t i = 0; i < heads.size(); ++i) {
-        double& best = rank[static_cast<size_t>(token)];
-        best = std::max(best, Logit(scored, heads[i], token) - thresholds[i]);
+        double& best = share[static_cast<size_t>(token)];
+        best = std::max(best, std::exp(Logit(scored, heads[i], token)) / masses[i]);
       }
     }
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      return rank[static_cast<size_t>(a)] > rank[static_cast<size_t>(b)];
+      return share[static_cast<size_t>(a)] > share[static_cast<size_t>(b)];
     });
     return order;
   }
 
-  // The k tokens that `heads` select together: heads compare with their own k-th best.
+  // The k tokens that `heads` select together.
   std::vector<int64_t> Best(const std::vector<int>& heads, int64_t k) const {
-    const int64_t n = split.end - split.begin;
-    k = std::min(k, n);
-    if (k == 0) return {};
-    std::vector<double> thresholds;
-    for (const int g : heads) {
-      std::vector<double> logits;
-      for (int64_t i = split.begin; i < split.end; ++i) logits.push_back(Logit(scored, g, i));
-      std::sort(logits.rbegin(), logits.rend());
-      thresholds.push_back(logits[static_cast<size_t>(k - 1)]);
-    }
-    std::vector<int64_t> best = Ranked(heads, thresholds);
-    best.resize(static_cast<size_t>(k));
+    std::vector<double> masses;
+    for (const int g : heads) masses.push_back(CandidateMass(g));
+    std::vector<int64_t> best = Ranked(heads, masses);
+    best.resize(static_cast<size_t>(std::min<int64_t>(k, split.end - split.begin)));
     std::sort(best.begin(), best.end());
     return best;
   }
 
-  // The smallest set with which each of `heads` attends to `share` of its mass.
-  std::vector<int64_t> Reaching(const std::vector<int>& heads, double share) const {
-    std::vector<double> totals, reached;
+  // The smallest set with which each of `heads` attends to `goal` of its mass.
+  std::vector<int64_t> Reaching(const std::vector<int>& heads, double goal) const {
+    std::vector<double> masses, reached;
     for (const int g : heads) {
-      totals.push_back(std::log(Mass(g, false)));
-      reached.push_back(Mass(g, true) / Mass(g, false));
+      masses.push_back(AlwaysMass(g) + CandidateMass(g));
+      reached.push_back(AlwaysMass(g) / masses.back());
     }
     std::vector<int64_t> taken;
-    for (const int64_t token : Ranked(heads, totals)) {
-      if (*std::min_element(reached.begin(), reached.end()) >= share) break;
+    for (const int64_t token : Ranked(heads, masses)) {
+      if (*std::min_element(reached.begin(), reached.end()) >= goal) break;
       taken.push_back(token);
       for (size_t i = 0; i < heads.size(); ++i) {
-        reached[i] += std::exp(Logit(scored, heads[i], token) - totals[i]);
+        reached[i] += std::exp(Logit(scored, heads[i], token)) / masses[i];
       }
     }
     std::sort(taken.begin(), taken.end());

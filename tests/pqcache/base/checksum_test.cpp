@@ -30,9 +30,9 @@ TEST(Checksum64, MatchesThePublishedVectors) {
   const struct {
     size_t size;
     uint64_t checksum;
-  } rows[] = {{1, 0xc44bdff4074eecdb},   {6, 0x27b56a84cd2d7325},    {12, 0xa713daf0dfbb77e7},
-              {24, 0xa3fe70bf9d3510eb},  {48, 0x397da259ecba1f11},   {80, 0xbcdefbbb2c47c90a},
-              {195, 0xcd94217ee362ec3a}, {403, 0xcdeb804d65c6dea4},  {512, 0x617e49599013cb6b},
+  } rows[] = {{1, 0xc44bdff4074eecdb},    {6, 0x27b56a84cd2d7325},    {12, 0xa713daf0dfbb77e7},
+              {24, 0xa3fe70bf9d3510eb},   {48, 0x397da259ecba1f11},   {80, 0xbcdefbbb2c47c90a},
+              {195, 0xcd94217ee362ec3a},  {403, 0xcdeb804d65c6dea4},  {512, 0x617e49599013cb6b},
               {2048, 0xdd59e2c3a5f038e0}, {2240, 0x6e73a90539cf2948}, {2367, 0xcb37aeb9e5d361ed}};
   for (const auto& row : rows) {
     EXPECT_EQ(Checksum64(buffer.data(), row.size), row.checksum) << row.size << " bytes";

@@ -8,10 +8,20 @@
 namespace pqcache {
 namespace {
 
-constexpr uint64_t kValues[] = {0,          1,          0x7f,        0x80,
-                                0xff,       0x100,      0xfffe,      0x10000,
-                                0x7fffffff, 0x80000000, 0xffffffff,  0x0123456789abcdef,
-                                uint64_t{1} << 63,      ~uint64_t{0}};
+constexpr uint64_t kValues[] = {0,
+                                1,
+                                0x7f,
+                                0x80,
+                                0xff,
+                                0x100,
+                                0xfffe,
+                                0x10000,
+                                0x7fffffff,
+                                0x80000000,
+                                0xffffffff,
+                                0x0123456789abcdef,
+                                uint64_t{1} << 63,
+                                ~uint64_t{0}};
 
 TEST(Coding, LayoutIsFixed) {
   std::string out;

@@ -22,7 +22,8 @@ Json MustParse(std::string_view text) {
 }
 
 std::string Nested(int depth) {
-  return std::string(static_cast<size_t>(depth), '[') + std::string(static_cast<size_t>(depth), ']');
+  return std::string(static_cast<size_t>(depth), '[') +
+         std::string(static_cast<size_t>(depth), ']');
 }
 
 TEST(Json, ParsesEveryKind) {
@@ -119,9 +120,10 @@ TEST(Json, RefusesTextBeyondTheSizeLimit) {
 TEST(Json, RefusesMalformedText) {
   using std::string_view_literals::operator""sv;
   for (const std::string_view text :
-       {"", " ", "{", "[1,]", "{\"a\":1,}", "{a:1}", "'a'", "01", "+1", ".5", "1.", "0x10", "tru",
-        "\"\\x\"", "\"\n\"", "\"\\ud800\"", "\"\xff\"", "\"\xc0\x80\"", "[1 2]", "{\"a\" 1}",
-        "// c\n1", "1 2", "{} {}", "[]]", "null,", "{1:2}"}) {
+       {"",       " ",           "{",        "[1,]",         "{\"a\":1,}", "{a:1}",     "'a'",
+        "01",     "+1",          ".5",       "1.",           "0x10",       "tru",       "\"\\x\"",
+        "\"\n\"", "\"\\ud800\"", "\"\xff\"", "\"\xc0\x80\"", "[1 2]",      "{\"a\" 1}", "// c\n1",
+        "1 2",    "{} {}",       "[]]",      "null,",        "{1:2}"}) {
     EXPECT_EQ(Json::Parse(text).status().code(), StatusCode::kCorruption) << text;
   }
   for (const std::string_view text : {"1\0"sv, "\0"sv, "\"a\0b\""sv, "{}\0{}"sv}) {

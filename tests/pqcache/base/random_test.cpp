@@ -42,8 +42,8 @@ TEST(Random, StreamIsFixed) {
 // The logarithm and cosine may differ in their last place between libraries.
 TEST(Random, NormalStreamIsFixed) {
   Random random(42);
-  for (const double expected : {-0.303263064678738, 1.3438117634372806, 0.3834617912676943,
-                                0.9369624250258953}) {
+  for (const double expected :
+       {-0.303263064678738, 1.3438117634372806, 0.3834617912676943, 0.9369624250258953}) {
     EXPECT_NEAR(random.Normal(), expected, 1e-6);
   }
 }

@@ -88,10 +88,28 @@ TEST(ParseCount, AcceptsSuffixes) {
 }
 
 TEST(ParseCount, RefusesEverythingElse) {
-  for (const std::string_view text :
-       {"", " ", "-1", "-1k", "+1", "1.5", "1.5k", "k", "1kk", "1kB", "1 k", " 1", "1 ", "0x10",
-        "1e3", "1T", "nan", "9223372036854775808", "9007199254740992k", "8796093022208M",
-        "8589934592G", "99999999999999999999"}) {
+  for (const std::string_view text : {"",
+                                      " ",
+                                      "-1",
+                                      "-1k",
+                                      "+1",
+                                      "1.5",
+                                      "1.5k",
+                                      "k",
+                                      "1kk",
+                                      "1kB",
+                                      "1 k",
+                                      " 1",
+                                      "1 ",
+                                      "0x10",
+                                      "1e3",
+                                      "1T",
+                                      "nan",
+                                      "9223372036854775808",
+                                      "9007199254740992k",
+                                      "8796093022208M",
+                                      "8589934592G",
+                                      "99999999999999999999"}) {
     const Result<int64_t> value = ParseCount(text, "budget");
     ExpectError(value, StatusCode::kInvalidArgument, "budget is '" + std::string(text) + "'");
   }

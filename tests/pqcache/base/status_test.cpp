@@ -90,7 +90,7 @@ TEST(ResultDeathTest, RefusesMisuse) {
   Result<int> bad = Status::NotFound("no such page");
   EXPECT_DEATH((void)bad.value(), "no such page");
   EXPECT_DEATH((void)*bad, "no such page");
-  EXPECT_DEATH(Result<int>(Status::Ok()), "needs a value or an error");
+  EXPECT_DEATH((void)Result<int>{Status::Ok()}, "needs a value or an error");
 }
 
 Result<int> Halve(int x) {

@@ -94,9 +94,7 @@ TEST(ThreadPool, MayBeDestroyedUnused) {
   for (int i = 0; i < 20; ++i) ThreadPool pool(4);
 }
 
-TEST(ThreadPoolDeathTest, NeedsAThread) {
-  EXPECT_DEATH(ThreadPool(0), "at least one thread");
-}
+TEST(ThreadPoolDeathTest, NeedsAThread) { EXPECT_DEATH(ThreadPool(0), "at least one thread"); }
 
 }  // namespace
 }  // namespace pqcache

@@ -25,9 +25,10 @@ std::vector<uint8_t> Blocks(int64_t rows, int subspaces, int bits) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int line = 0; line < lines; ++line) {
       uint8_t& byte = blocks[(row / 32 * lines + line) * 32 + row % 32];
-      byte = bits == 8 ? CodeOf(row, line, 8)
-                       : static_cast<uint8_t>(CodeOf(row, 2 * line, 4) |
-                                              CodeOf(row, 2 * line + 1, 4) << 4);
+      byte =
+          bits == 8
+              ? CodeOf(row, line, 8)
+              : static_cast<uint8_t>(CodeOf(row, 2 * line, 4) | CodeOf(row, 2 * line + 1, 4) << 4);
     }
   }
   return blocks;

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -109,14 +109,11 @@ void ExpectSameSet(const CodebookSet& a, const CodebookSet& b) {
   EXPECT_EQ(a.layers, b.layers);
   EXPECT_EQ(a.kv_heads, b.kv_heads);
   ASSERT_EQ(a.heads.size(), b.heads.size());
-  const auto same = [](std::span<const float> x, std::span<const float> y) {
-    return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size_bytes()) == 0;
-  };
   for (size_t i = 0; i < a.heads.size(); ++i) {
     EXPECT_EQ(a.heads[i].shape(), b.heads[i].shape());
-    EXPECT_TRUE(same(a.heads[i].centroids(), b.heads[i].centroids()));
-    EXPECT_TRUE(same(a.heads[i].key_transform(), b.heads[i].key_transform()));
-    EXPECT_TRUE(same(a.heads[i].query_transform(), b.heads[i].query_transform()));
+    EXPECT_TRUE(std::ranges::equal(a.heads[i].centroids(), b.heads[i].centroids()));
+    EXPECT_TRUE(std::ranges::equal(a.heads[i].key_transform(), b.heads[i].key_transform()));
+    EXPECT_TRUE(std::ranges::equal(a.heads[i].query_transform(), b.heads[i].query_transform()));
   }
 }
 
@@ -192,9 +189,8 @@ TEST_F(CodebookFile, RefusesEveryOtherLength) {
     ExpectRefused(std::string_view(good).substr(0, size), "");
     if (HasFailure()) FAIL() << size << " bytes";
   }
-  ExpectRefused(good + '\0',
-                "has " + std::to_string(good.size() + 1) + " bytes, expected " +
-                    std::to_string(good.size()));
+  ExpectRefused(good + '\0', "has " + std::to_string(good.size() + 1) + " bytes, expected " +
+                                 std::to_string(good.size()));
 }
 
 TEST_F(CodebookFile, RefusesOtherVersionsAndOtherFiles) {

@@ -22,7 +22,7 @@ const struct {
   PqShape shape;
   bool rotated;
 } kCases[] = {
-    {{16, 4, 4}, false}, {{16, 4, 4}, true},  {{64, 16, 4}, true}, {{64, 8, 8}, true},
+    {{16, 4, 4}, false}, {{16, 4, 4}, true},   {{64, 16, 4}, true},  {{64, 8, 8}, true},
     {{80, 16, 8}, true}, {{128, 32, 4}, true}, {{128, 1, 8}, false}, {{6, 6, 8}, true},
 };
 
