@@ -27,7 +27,7 @@ struct CacheAttentionOptions {
 
 class CacheAttention : public AttentionBackend {
  public:
-  // Refuses a policy whose scores the cache does not keep, and a budget that is not positive.
+  // Refuses a policy whose scores the cache does not keep, and a budget out of range.
   static Result<std::unique_ptr<CacheAttention>> Create(CacheAttentionOptions options,
                                                         KvCache* cache, ThreadPool* pool);
 

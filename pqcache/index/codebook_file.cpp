@@ -155,7 +155,9 @@ Status SaveCodebooks(const CodebookSet& set, const std::string& path) {
   description.Set("dim", shape.dim).Set("subspaces", shape.subspaces).Set("bits", shape.bits);
   description.Set("rotation", set.rotation);
   if (!set.report.empty()) {
-    PQCACHE_ASSIGN_OR_RETURN(Json report, Json::Parse(set.report));
+    // One level less than a reader allows, because the report lies inside the description.
+    const JsonLimits limits = {.max_depth = JsonLimits{}.max_depth - 1};
+    PQCACHE_ASSIGN_OR_RETURN(Json report, Json::Parse(set.report, limits));
     description.Set("report", std::move(report));
   }
   const std::string text = description.Dump();

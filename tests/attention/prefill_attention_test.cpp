@@ -174,7 +174,7 @@ TEST(PrefillAttention, WithoutStoredKeysThePastIsDecoded) {
 
 TEST(PrefillAttention, ThreadsDoNotChangeABit) {
   const Layers layers = {RandomSequence(9, 2600, 4, 2, 16)};
-  for (const int64_t sliding_window : {0, 300, 700}) {
+  for (const int64_t sliding_window : {0, 300, 900}) {
     RigOptions options = Small();
     options.attention.sliding_window = sliding_window;
     const auto one = PrefillInChunks(layers, options, {700, 2600});

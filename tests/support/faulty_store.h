@@ -2,6 +2,7 @@
 
 // A memory store that can be told to fail, and that counts what it is asked.
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -21,10 +22,12 @@ class FaultyStore : public PageStore {
   uint64_t memory = 1ull << 40;       // ReserveMemory refuses more
   uint64_t reserved = 0;              // what was last accepted
   std::map<int64_t, int> pages_read;  // by page number
-  size_t largest_batch = 0;
+  size_t largest_batch = 0;           // of Read
+  size_t pages_put = 0;
 
   Status Put(std::span<const PageWrite> pages) override {
     PQCACHE_RETURN_IF_ERROR(put_status);
+    pages_put += pages.size();
     return pages_.Put(pages);
   }
   void Read(std::span<PageRead> pages) override {

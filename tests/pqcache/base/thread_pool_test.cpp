@@ -70,19 +70,24 @@ TEST_P(ThreadPoolTest, IsReusable) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
-
-TEST(ThreadPool, RunsIterationsAtTheSameTime) {
-  ThreadPool pool(3);
-  std::atomic<int> waiting = 0;
-  // Returns only if three iterations are in flight together.
-  pool.Run(3, [&](int64_t) {
-    ++waiting;
+// As many iterations as threads, none of which ends before all have begun.
+TEST_P(ThreadPoolTest, RunsIterationsAtTheSameTimeOnDifferentWorkers) {
+  ThreadPool pool(GetParam());
+  std::atomic<int> begun = 0;
+  std::vector<std::atomic<int>> calls(static_cast<size_t>(pool.threads()));
+  pool.RunWithWorker(pool.threads(), [&](int64_t, int worker) {
+    ++calls[static_cast<size_t>(worker)];
+    ++begun;
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (waiting < 3 && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
+    while (begun < pool.threads() && std::chrono::steady_clock::now() < give_up) {
+      std::this_thread::yield();
+    }
+    EXPECT_EQ(begun, pool.threads());
   });
-  EXPECT_EQ(waiting, 3);
+  for (const auto& count : calls) EXPECT_EQ(count, 1);
 }
+
+INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
 
 TEST(ThreadPool, OneThreadIsTheCallers) {
   ThreadPool pool(1);

@@ -162,6 +162,15 @@ TEST(KvCache, PagesCarryTheirIdentity) {
   }
 }
 
+TEST(KvCache, EveryFullPageIsPutOnce) {
+  const auto layers = SomeLayers(2, 60, 2, 4);
+  FaultyStore store;
+  ThreadPool pool(1);
+  const auto cache = KvCache::Create(Options(2, 2, 4), nullptr, &store, &pool).value();
+  for (int64_t t = 0; t < 60; ++t) ASSERT_OK(AppendAll(cache.get(), layers, t, t + 1));
+  EXPECT_EQ(store.pages_put, 2u * 2 * 6);  // 55 paged tokens a head
+}
+
 TEST(KvCache, DestructionRemovesItsPagesAndNoOthers) {
   const auto layers = SomeLayers(1, 30, 1, 4);
   MemoryPageStore store(storage::kNoMemoryLimit);

@@ -82,6 +82,8 @@ std::string Describe(std::string_view layers, std::string_view kv_heads, std::st
   return out.append(rotation).append("}");
 }
 
+std::string Nested(size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); }
+
 class CodebookFile : public ::testing::Test {
  protected:
   Result<std::shared_ptr<const CodebookSet>> Load(std::string_view bytes) {
@@ -260,9 +262,19 @@ TEST_F(CodebookFile, SaveReportsWhatItCannotWrite) {
   ExpectError(SaveCodebooks(SmallSet(false), dir_.File("absent/f")), StatusCode::kNotFound,
               dir_.File("absent/f"));
   CodebookSet set = SmallSet(false);
-  set.report = "not JSON";
-  EXPECT_FALSE(SaveCodebooks(set, path_).ok());
+  for (const std::string& report : {std::string("not JSON"), Nested(64)}) {
+    set.report = report;
+    EXPECT_FALSE(SaveCodebooks(set, path_).ok());
+  }
   EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(CodebookFile, EveryReportThatCanBeSavedCanBeLoaded) {
+  CodebookSet set = SmallSet(false);
+  set.report = Nested(63);
+  const auto loaded = Load(SavedBytes(set));
+  ASSERT_OK(loaded);
+  EXPECT_EQ((*loaded)->report, set.report);
 }
 
 TEST(CodebookFileDeathTest, SaveNeedsAConsistentSet) {

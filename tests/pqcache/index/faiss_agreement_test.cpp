@@ -95,7 +95,7 @@ TEST_P(FaissAgreement, ScoresAndReconstructionsAreTheSame) {
   theirs_.sa_decode(kKeys, theirs_.codes.data(), their_keys.data());
   EXPECT_EQ(keys, their_keys);
   std::vector<float> distances(scores.size());
-  std::vector<faiss::Index::idx_t> labels(scores.size());
+  std::vector<decltype(theirs_.ntotal)> labels(scores.size());
   theirs_.search(g, queries.data(), kKeys, distances.data(), labels.data());
   for (int q = 0; q < g; ++q) {
     for (int64_t rank = 0; rank < kKeys; ++rank) {
