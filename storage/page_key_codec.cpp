@@ -10,6 +10,8 @@
 namespace pqcache::storage {
 namespace {
 
+constexpr size_t kContextBytes = sizeof(Fingerprint::bytes);
+
 void AppendBytes(std::string* out, const Fingerprint& f) {
   out->append(reinterpret_cast<const char*>(f.bytes.data()), f.bytes.size());
 }
@@ -24,6 +26,18 @@ std::string ContextPrefix(const ContextId& context) {
   return prefix;
 }
 
+// key + 2^bit, both as numbers of kPageKeyBytes bytes; the largest number if that is too large.
+std::string Plus(std::string key, int bit) {
+  key.resize(kPageKeyBytes);
+  unsigned carry = 1u << (bit % 8);
+  for (size_t i = kPageKeyBytes - static_cast<size_t>(bit / 8); carry != 0; carry >>= 8) {
+    if (i-- == 0) return std::string(kPageKeyBytes, '\xff');
+    carry += static_cast<uint8_t>(key[i]);
+    key[i] = static_cast<char>(carry);
+  }
+  return key;
+}
+
 uint64_t FirstBytes(const Fingerprint& f) {
   uint64_t v;
   std::memcpy(&v, f.bytes.data(), sizeof(v));
@@ -33,12 +47,29 @@ uint64_t FirstBytes(const Fingerprint& f) {
 }  // namespace
 
 std::string EncodePageKey(const PageKey& key) {
-  PQCACHE_CHECK(key.layer >= 0 && key.head >= 0 && key.page >= 0, "negative part of a page key");
-  std::string out = ContextPrefix(key.context);
-  PutBigEndian32(&out, static_cast<uint32_t>(key.layer));
-  PutBigEndian32(&out, static_cast<uint32_t>(key.head));
-  PutBigEndian64(&out, static_cast<uint64_t>(key.page));
+  return EncodePageKey({ContextPrefix(key.context), key.layer, key.head, key.page});
+}
+
+std::string EncodePageKey(const PageKeyFields& fields) {
+  PQCACHE_CHECK(fields.layer >= 0 && fields.head >= 0 && fields.page >= 0,
+                "negative part of a page key");
+  std::string out = fields.context;
+  PutBigEndian32(&out, static_cast<uint32_t>(fields.layer));
+  PutBigEndian32(&out, static_cast<uint32_t>(fields.head));
+  PutBigEndian64(&out, static_cast<uint64_t>(fields.page));
   return out;
+}
+
+std::optional<PageKeyFields> DecodePageKey(std::string_view bytes) {
+  if (bytes.size() != kPageKeyBytes) return std::nullopt;
+  const char* p = bytes.data();
+  PageKeyFields fields;
+  fields.context = bytes.substr(0, kContextBytes);
+  fields.layer = static_cast<int32_t>(GetBigEndian32(p + kContextBytes));
+  fields.head = static_cast<int32_t>(GetBigEndian32(p + kContextBytes + 4));
+  fields.page = static_cast<int64_t>(GetBigEndian64(p + kContextBytes + 8));
+  if (fields.layer < 0 || fields.head < 0 || fields.page < 0) return std::nullopt;
+  return fields;
 }
 
 PageKeyRange ContextKeyRange(const ContextId& context) {
@@ -47,6 +78,19 @@ PageKeyRange ContextKeyRange(const ContextId& context) {
   // A layer is below 2^31, so no key of the context goes on with 0xff.
   range.end = range.begin + '\xff';
   return range;
+}
+
+std::string FirstKeyAbove(std::string low, const std::function<bool(const std::string&)>& holds) {
+  // Steps that double find a key that holds, steps that halve the first one.
+  int bit = 0;
+  while (!holds(Plus(low, bit))) {
+    if (++bit == 8 * static_cast<int>(kPageKeyBytes)) return "";
+  }
+  if (bit > 0) low = Plus(low, bit - 1);
+  for (int i = bit - 2; i >= 0; --i) {
+    if (const std::string middle = Plus(low, i); !holds(middle)) low = middle;
+  }
+  return Plus(low, 0);
 }
 
 std::string DescribePageKey(const PageKey& key) {

@@ -1,21 +1,14 @@
 #include "storage/rocksdb_page_store.h"
 
-#include <rocksdb/cache.h>
 #include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
-#include <rocksdb/env.h>
-#include <rocksdb/filter_policy.h>
-#include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdarg>
 #include <cstring>
-#include <exception>
-#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -23,6 +16,7 @@
 #include "pqcache/base/check.h"
 #include "pqcache/cache/page_codec.h"
 #include "storage/page_key_codec.h"
+#include "storage/rocksdb_call.h"
 #include "storage/store_folder.h"
 
 namespace pqcache::storage {
@@ -30,89 +24,11 @@ namespace {
 
 // What RocksDB's MultiGet works on at a time; more would only pin more blocks.
 constexpr size_t kReadBatch = 32;
-constexpr size_t kWriteBufferBytes = 32 << 20;
-constexpr int kWriteBuffers = 2;
-constexpr size_t kBlockCacheBytes = 8 << 20;
-static_assert(kRocksDbBufferBytes == kWriteBuffers * kWriteBufferBytes + kBlockCacheBytes);
-
-// Later releases have other defaults; whatever files or memory depend on is set here.
-rocksdb::BlockBasedTableOptions TableOptions() {
-  rocksdb::BlockBasedTableOptions table;
-  table.format_version = 5;
-  table.checksum = rocksdb::kXXH3;
-  // 4-KiB partitions of index and filter go through the cache, so memory stays bounded however
-  // large the store grows. Measured on 192,000 pages of 1.1 KiB: 4.1 bytes read per byte of page,
-  // as with all indexes resident; 24 with one index per file in this cache, 6.9 with partitions
-  // but reads that do not fill the cache.
-  table.block_cache = rocksdb::NewLRUCache(kBlockCacheBytes, /*num_shard_bits=*/4);
-  table.index_type = rocksdb::BlockBasedTableOptions::kTwoLevelIndexSearch;
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
-  table.partition_filters = true;
-  table.cache_index_and_filter_blocks = true;
-  table.cache_index_and_filter_blocks_with_high_priority = true;
-  return table;
-}
-
-// RocksDB's own log file is left out: once the disk was full, its next line in it aborts a build
-// with assertions, such as the distribution's. What matters comes back as a status.
-class NoLog final : public rocksdb::Logger {
- public:
-  using rocksdb::Logger::Logv;
-  void Logv(const char*, va_list) override {}
-};
-
-rocksdb::Options StoreOptions() {
-  rocksdb::Options options;
-  options.create_if_missing = true;
-  options.paranoid_checks = true;
-  options.use_fsync = true;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(TableOptions()));
-  options.compression = rocksdb::kNoCompression;
-  options.bottommost_compression = rocksdb::kNoCompression;
-  options.enable_blob_files = false;
-  options.level_compaction_dynamic_level_bytes = true;
-  options.write_buffer_size = kWriteBufferBytes;
-  options.max_write_buffer_number = kWriteBuffers;
-  options.max_background_jobs = 2;
-  options.max_open_files = 256;
-  options.skip_stats_update_on_db_open = true;
-  options.stats_dump_period_sec = 0;
-  options.stats_persist_period_sec = 0;
-  options.info_log = std::make_shared<NoLog>();
-  return options;
-}
 
 rocksdb::WriteOptions WithoutLog() {
   rocksdb::WriteOptions options;
   options.disableWAL = true;
   return options;
-}
-
-StatusCode CodeOf(const rocksdb::Status& s) {
-  if (s.IsNotFound()) return StatusCode::kNotFound;
-  if (s.IsCorruption()) return StatusCode::kCorruption;
-  if (s.IsMemoryLimit()) return StatusCode::kOutOfMemory;
-  if (s.IsInvalidArgument()) return StatusCode::kInvalidArgument;
-  if (s.IsNotSupported()) return StatusCode::kUnsupported;
-  if (s.IsIOError() || s.IsNoSpace() || s.IsBusy() || s.IsTimedOut() || s.IsTryAgain()) {
-    return StatusCode::kIoError;
-  }
-  return StatusCode::kInternal;
-}
-
-// The one place where RocksDB's statuses and exceptions become ours. `call` returns
-// rocksdb::Status; the message names the folder and the action.
-template <typename F>
-Status CallRocksDb(const std::string& path, const char* action, F&& call) {
-  const std::string prefix = "rocksdb store " + path + ": " + action + ": ";
-  try {
-    const rocksdb::Status s = call();
-    return s.ok() ? Status::Ok() : Status(CodeOf(s), prefix + s.ToString());
-  } catch (const std::bad_alloc&) {
-    return Status::OutOfMemory(prefix + "no memory");
-  } catch (const std::exception& e) {
-    return Status::Internal(prefix + e.what());
-  }
 }
 
 // Says who holds the folder if that is why it could not be opened.

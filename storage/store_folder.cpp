@@ -20,7 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kMarkerName = "pqcache-page-store ";
-constexpr std::string_view kMarkerVersion = "1";
 
 Status Refused(const fs::path& path, const std::string& action, const std::string& reason) {
   return Status::IoError(path.string() + ": cannot " + action + ": " + reason);
@@ -50,6 +49,8 @@ Status MakeFolders(const fs::path& path) {
   return SyncFolder(parent);
 }
 
+std::string MarkerVersion() { return std::to_string(kStoreVersion); }
+
 // First entry that is no marker (a crash may have left the marker's temporary file).
 Result<std::string> ForeignEntry(const fs::path& path) {
   std::error_code error;
@@ -64,13 +65,13 @@ Result<std::string> ForeignEntry(const fs::path& path) {
 Status CheckMarker(const std::string& file, std::string_view text) {
   if (!text.starts_with(kMarkerName) || !text.ends_with('\n')) {
     return Status::Corruption(file + ": is damaged, expected the line '" +
-                              std::string(kMarkerName) + std::string(kMarkerVersion) + "'");
+                              std::string(kMarkerName) + MarkerVersion() + "'");
   }
   text.remove_prefix(kMarkerName.size());
   text.remove_suffix(1);
-  if (text == kMarkerVersion) return Status::Ok();
+  if (text == MarkerVersion()) return Status::Ok();
   return Status::Unsupported(file + ": version is '" + std::string(text) + "', expected " +
-                             std::string(kMarkerVersion));
+                             MarkerVersion());
 }
 
 }  // namespace
@@ -78,16 +79,21 @@ Status CheckMarker(const std::string& file, std::string_view text) {
 Status PrepareStoreFolder(const std::string& path) {
   const fs::path folder = fs::path(path).lexically_normal();
   PQCACHE_RETURN_IF_ERROR(MakeFolders(folder.has_filename() ? folder : folder.parent_path()));
-  const std::string marker = (folder / kFolderMarker).string();
-  const Result<std::string> text = ReadFile(marker, 4096);
-  if (text.ok()) return CheckMarker(marker, *text);
-  if (text.status().code() != StatusCode::kNotFound) return text.status();
+  const Status checked = CheckStoreFolder(folder.string());
+  if (checked.code() != StatusCode::kNotFound) return checked;
   PQCACHE_ASSIGN_OR_RETURN(const std::string foreign, ForeignEntry(folder));
   if (!foreign.empty()) {
     return Status::InvalidArgument(path + ": holds '" + foreign + "' and no " + kFolderMarker +
                                    ", expected a page store or an empty folder");
   }
-  return WriteFileAtomically(marker, std::string(kMarkerName) + std::string(kMarkerVersion) + "\n");
+  return WriteFileAtomically((folder / kFolderMarker).string(),
+                             std::string(kMarkerName) + MarkerVersion() + "\n");
+}
+
+Status CheckStoreFolder(const std::string& path) {
+  const std::string marker = (fs::path(path) / kFolderMarker).string();
+  PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(marker, 4096));
+  return CheckMarker(marker, text);
 }
 
 std::optional<int> LockHolder(const std::string& file) {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "attention/decoder/token_sampler.h"
 #include "pqcache/base/log.h"
@@ -107,13 +108,14 @@ class GenerateCommand : public Command {
     }
     prefill_reads_ = store.stats();
     attention::TokenSampler sampler(sampling_);
-    attention::StreamDecoder text(tokenizer_.get(), true);
+    std::optional<attention::StreamDecoder> text;  // absent without a tokenizer
+    if (tokenizer_ != nullptr) text.emplace(tokenizer_.get(), true);
     auto last = Clock::now();
     while (static_cast<int64_t>(generated_.size()) < new_tokens_) {
       const int64_t token = sampler.Pick(logits);
       if (generated_.empty()) ttft_ms_ = MillisecondsSince(start);
       generated_.push_back(token);
-      PQCACHE_RETURN_IF_ERROR(Print(token, &text));
+      PQCACHE_RETURN_IF_ERROR(Print(token, text.has_value() ? &*text : nullptr));
       const auto& ends = decoder_->spec().eos_tokens;
       const bool ended = std::find(ends.begin(), ends.end(), token) != ends.end();
       if (ended && !ignore_eos_) break;
@@ -123,13 +125,13 @@ class GenerateCommand : public Command {
     }
     const auto gaps = static_cast<double>(generated_.size()) - 1;
     if (gaps > 0) tpot_ms_ = MillisecondsSince(last) / gaps;
-    if (tokenizer_ == nullptr) return Status::Ok();
-    PQCACHE_ASSIGN_OR_RETURN(const std::string rest, text.Finish());
+    if (!text.has_value()) return Status::Ok();
+    PQCACHE_ASSIGN_OR_RETURN(const std::string rest, text->Finish());
     return Emit(rest);
   }
 
   Status Print(int64_t token, attention::StreamDecoder* text) {
-    if (tokenizer_ == nullptr) {
+    if (text == nullptr) {
       return Emit((generated_.size() > 1 ? "," : "") + std::to_string(token));
     }
     PQCACHE_ASSIGN_OR_RETURN(const std::string piece, text->Push(token));

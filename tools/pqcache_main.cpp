@@ -10,6 +10,9 @@ constexpr CommandEntry kCommands[] = {
     {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},
     {"tokenize", "text to token ids", CreateTokenizeCommand},
     {"detokenize", "token ids to text", CreateDetokenizeCommand},
+    {"inspect", "describe codebook files, pages and stores, also damaged ones",
+     CreateInspectCommand},
+    {"doctor", "check libraries, machine and model, and say what mends them", CreateDoctorCommand},
 };
 
 }  // namespace

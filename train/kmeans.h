@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -47,5 +48,8 @@ double QuantizationError(const KMeansProblem& problem, std::span<const float> ce
 // cluster to the worst-coded member of the cluster with the largest error.
 Result<std::vector<float>> TrainOwnKMeans(const KMeansProblem& problem);
 Result<std::vector<float>> TrainFaissKMeans(const KMeansProblem& problem);
+
+// Of FAISS' headers, e.g. "1.7.3".
+std::string FaissVersion();
 
 }  // namespace pqcache::train

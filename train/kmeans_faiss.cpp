@@ -1,3 +1,4 @@
+#include <faiss/Index.h>
 #include <faiss/impl/ProductQuantizer.h>
 
 #include <exception>
@@ -25,6 +26,11 @@ Result<std::vector<float>> TrainFaissKMeans(const KMeansProblem& problem) {
   } catch (const std::exception& e) {
     return Status::Internal(std::string("FAISS could not train: ") + e.what());
   }
+}
+
+std::string FaissVersion() {
+  return std::to_string(FAISS_VERSION_MAJOR) + "." + std::to_string(FAISS_VERSION_MINOR) + "." +
+         std::to_string(FAISS_VERSION_PATCH);
 }
 
 }  // namespace pqcache::train

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <omp.h>
+#include <torch/version.h>
 
 namespace pqcache::attention {
 
@@ -9,5 +10,7 @@ void UseOneTorchThread() {
   at::set_num_threads(1);
   omp_set_num_threads(1);
 }
+
+std::string TorchVersion() { return TORCH_VERSION; }
 
 }  // namespace pqcache::attention

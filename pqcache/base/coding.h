@@ -37,4 +37,17 @@ inline uint64_t GetFixed64(const void* p) {
   return v;
 }
 
+inline uint32_t GetBigEndian32(const void* p) {
+  const auto* b = static_cast<const uint8_t*>(p);
+  uint32_t v = 0;
+  for (int i = 0; i < 4; ++i) v = (v << 8) | b[i];
+  return v;
+}
+inline uint64_t GetBigEndian64(const void* p) {
+  const auto* b = static_cast<const uint8_t*>(p);
+  uint64_t v = 0;
+  for (int i = 0; i < 8; ++i) v = (v << 8) | b[i];
+  return v;
+}
+
 }  // namespace pqcache

@@ -49,8 +49,8 @@ void HeadCache::Append(int64_t n, const float* keys, const float* values, int64_
     uint8_t* slot = window_.data() + position % options_.local_window * row_bytes_;
     const int64_t leaving = position - options_.local_window;
     if (leaving >= 0) Retire(slot, leaving, full_pages);
-    finite_ = finite_ && AllFinite(keys + i * stride, dim);
     StoreRow(keys + i * stride, dim, options_.page.dtype, slot);
+    finite_ = finite_ && RowIsFinite(slot, dim, options_.page.dtype);
     StoreRow(values + i * stride, dim, options_.page.dtype, slot + half);
     if (position < options_.n_sink) {
       std::memcpy(sinks_.data() + position * row_bytes_, slot, row_bytes_);

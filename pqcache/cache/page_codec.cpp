@@ -12,7 +12,6 @@
 namespace pqcache {
 namespace {
 
-constexpr char kMagic[8] = {'P', 'Q', 'P', 'A', 'G', 'E', '\r', '\n'};
 constexpr uint32_t kMaxPageTokens = 4096;
 constexpr uint32_t kMaxDim = 4096;
 constexpr uint32_t kMaxInt = std::numeric_limits<int32_t>::max();
@@ -84,9 +83,9 @@ Status CheckFormat(std::span<const uint8_t> bytes) {
                               " bytes, expected a header of " + std::to_string(kPageHeaderBytes));
   }
   const uint8_t* p = bytes.data();
-  if (std::memcmp(p, kMagic, sizeof(kMagic)) != 0) {
-    return Bad("magic", HexBytes(p, sizeof(kMagic)),
-               HexBytes(reinterpret_cast<const uint8_t*>(kMagic), sizeof(kMagic)));
+  if (std::memcmp(p, kPageMagic.data(), kPageMagic.size()) != 0) {
+    return Bad("magic", HexBytes(p, kPageMagic.size()),
+               HexBytes(reinterpret_cast<const uint8_t*>(kPageMagic.data()), kPageMagic.size()));
   }
   PQCACHE_RETURN_IF_ERROR(
       CheckRange("version", GetFixed32(p + kVersionAt), kPageVersion, kPageVersion));
@@ -158,7 +157,7 @@ PageRef EncodePage(const PageKey& key, const PageShape& shape, int tokens,
   PQCACHE_CHECK(key.page <= std::numeric_limits<int64_t>::max() / shape.page_tokens,
                 "page number out of range");
 
-  std::string header(kMagic, sizeof(kMagic));
+  std::string header(kPageMagic);
   header.reserve(kPageHeaderBytes);
   PutFixed32(&header, kPageVersion);
   PutFixed32(&header, static_cast<uint32_t>(shape.layout));
@@ -183,10 +182,14 @@ PageRef EncodePage(const PageKey& key, const PageShape& shape, int tokens,
   return page;
 }
 
-Result<PageHeader> DecodePage(std::span<const uint8_t> bytes) {
+Result<PageHeader> DecodePageHeader(std::span<const uint8_t> bytes) {
   PQCACHE_RETURN_IF_ERROR(CheckFormat(bytes));
   PQCACHE_RETURN_IF_ERROR(CheckNumbers(bytes.data()));
-  const PageHeader header = ReadFields(bytes.data());
+  return ReadFields(bytes.data());
+}
+
+Result<PageHeader> DecodePage(std::span<const uint8_t> bytes) {
+  PQCACHE_ASSIGN_OR_RETURN(const PageHeader header, DecodePageHeader(bytes));
   // The limits above keep the product below 2^28.
   const uint64_t body = header.tokens * header.shape.row_bytes();
   PQCACHE_RETURN_IF_ERROR(

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
+#include <string_view>
 
 #include "pqcache/base/dtype.h"
 #include "pqcache/cache/page_store.h"
@@ -29,6 +29,8 @@ struct PageShape {
   }
 };
 
+// What every page begins with.
+inline constexpr std::string_view kPageMagic = "PQPAGE\r\n";
 inline constexpr size_t kPageHeaderBytes = 128;
 inline constexpr uint32_t kPageVersion = 1;
 
@@ -47,6 +49,8 @@ PageRef EncodePage(const PageKey& key, const PageShape& shape, int tokens,
 
 // Reads and checks the header and the checksum; says what is wrong, with found and expected.
 Result<PageHeader> DecodePage(std::span<const uint8_t> bytes);
+// The header alone, each field within its limits; body and checksum may be damaged.
+Result<PageHeader> DecodePageHeader(std::span<const uint8_t> bytes);
 
 // DecodePage, and the identity must be `expected`.
 Status VerifyPage(std::span<const uint8_t> bytes, const PageKey& expected);

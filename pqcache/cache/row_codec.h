@@ -28,4 +28,14 @@ inline void LoadRow(const uint8_t* row, int64_t n, DType dtype, float* out) {
   BFloat16ToFloats(reinterpret_cast<const uint16_t*>(row), n, out);
 }
 
+// False if an element is NaN or infinite, or became so when it was stored.
+inline bool RowIsFinite(const uint8_t* row, int64_t n, DType dtype) {
+  if (dtype == DType::kF32) return AllFinite(reinterpret_cast<const float*>(row), n);
+  const auto* half = reinterpret_cast<const uint16_t*>(row);
+  for (int64_t i = 0; i < n; ++i) {
+    if ((half[i] & 0x7f80) == 0x7f80) return false;
+  }
+  return true;
+}
+
 }  // namespace pqcache

@@ -6,11 +6,11 @@
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/json.h"
 #include "pqcache/index/codebook.h"
+#include "pqcache/index/codebook_file_info.h"
 
 namespace pqcache {
 namespace {
 
-constexpr char kMagic[] = "PQCBOOK1";
 constexpr uint32_t kVersion = 1;
 constexpr size_t kHeaderBytes = 32;
 constexpr uint64_t kMaxFileBytes = uint64_t{8} << 30;
@@ -79,13 +79,13 @@ size_t BlockBytes(const Description& d) {
   return (2 * TransformFloats(d) + centroids) * sizeof(float) + 8;
 }
 
-Result<HeadCodebook> ParseBlock(const Description& d, const char* block) {
+Result<HeadCodebook> ParseBlock(const Description& d, std::string_view block) {
   const size_t bytes = BlockBytes(d) - 8;
-  if (Checksum64(block, bytes) != GetFixed64(block + bytes)) {
+  if (Checksum64(block.data(), bytes) != GetFixed64(block.data() + bytes)) {
     return Status::Corruption("checksum does not match the bytes");
   }
   std::vector<float> numbers(bytes / sizeof(float));
-  std::memcpy(numbers.data(), block, bytes);
+  std::memcpy(numbers.data(), block.data(), bytes);
   const auto transforms = static_cast<std::ptrdiff_t>(TransformFloats(d));
   const auto begin = numbers.begin();
   HeadCodebook::Parts parts;
@@ -96,11 +96,17 @@ Result<HeadCodebook> ParseBlock(const Description& d, const char* block) {
   return HeadCodebook::Create(std::move(parts));
 }
 
-Result<std::string_view> CheckHeader(std::string_view bytes) {
-  if (bytes.size() < kHeaderBytes || bytes.substr(0, 8) != kMagic) {
+Status CheckMagic(std::string_view bytes) {
+  if (!bytes.starts_with(kCodebookMagic)) {
     return Status::Corruption("is not a codebook file: it does not start with " +
-                              std::string(kMagic));
+                              std::string(kCodebookMagic));
   }
+  if (bytes.size() >= kHeaderBytes) return Status::Ok();
+  return Status::Corruption("is cut off inside its header: has " + std::to_string(bytes.size()) +
+                            " bytes, expected at least " + std::to_string(kHeaderBytes));
+}
+
+Status CheckHeader(std::string_view bytes) {
   if (Checksum64(bytes.data(), 24) != GetFixed64(bytes.data() + 24)) {
     return Status::Corruption("header is damaged: its checksum does not match");
   }
@@ -108,35 +114,94 @@ Result<std::string_view> CheckHeader(std::string_view bytes) {
     return Status::Unsupported("has version " + std::to_string(version) + ", expected " +
                                std::to_string(kVersion));
   }
-  const uint32_t length = GetFixed32(bytes.data() + 12);
+  return Status::Ok();
+}
+
+Result<std::string_view> FindDescription(std::string_view bytes) {
+  const size_t length = GetFixed32(bytes.data() + 12);
   if (length > bytes.size() - kHeaderBytes) {
     return Status::Corruption("is cut off inside its description: has " +
                               std::to_string(bytes.size()) + " bytes, expected at least " +
                               std::to_string(kHeaderBytes + length));
   }
-  const std::string_view description = bytes.substr(kHeaderBytes, length);
-  if (Checksum64(description.data(), length) != GetFixed64(bytes.data() + 16)) {
-    return Status::Corruption("description is damaged: its checksum does not match");
-  }
-  return description;
+  return bytes.substr(kHeaderBytes, length);
+}
+
+Status CheckDescription(std::string_view bytes, std::string_view text) {
+  if (Checksum64(text.data(), text.size()) == GetFixed64(bytes.data() + 16)) return Status::Ok();
+  return Status::Corruption("description is damaged: its checksum does not match");
+}
+
+// Blocks begin at `start`.
+Status CheckLength(const Description& d, size_t start, size_t file_bytes) {
+  const size_t blocks = static_cast<size_t>(d.set.layers) * static_cast<size_t>(d.set.kv_heads);
+  const size_t expected = start + BlockBytes(d) * blocks;
+  if (file_bytes == expected) return Status::Ok();
+  return Status::Corruption("has " + std::to_string(file_bytes) + " bytes, expected " +
+                            std::to_string(expected));
 }
 
 Result<std::shared_ptr<const CodebookSet>> ParseFile(std::string_view bytes) {
-  PQCACHE_ASSIGN_OR_RETURN(const std::string_view text, CheckHeader(bytes));
+  PQCACHE_RETURN_IF_ERROR(CheckMagic(bytes));
+  PQCACHE_RETURN_IF_ERROR(CheckHeader(bytes));
+  PQCACHE_ASSIGN_OR_RETURN(const std::string_view text, FindDescription(bytes));
+  PQCACHE_RETURN_IF_ERROR(CheckDescription(bytes, text));
   PQCACHE_ASSIGN_OR_RETURN(Description d, ParseDescription(text));
-  const int heads = d.set.layers * d.set.kv_heads;
-  const size_t expected = kHeaderBytes + text.size() + BlockBytes(d) * static_cast<size_t>(heads);
-  if (bytes.size() != expected) {
-    return Status::Corruption("has " + std::to_string(bytes.size()) + " bytes, expected " +
-                              std::to_string(expected));
-  }
-  const char* block = bytes.data() + kHeaderBytes + text.size();
-  for (int i = 0; i < heads; ++i, block += BlockBytes(d)) {
-    Result<HeadCodebook> head = ParseBlock(d, block);
+  const size_t start = kHeaderBytes + text.size();
+  PQCACHE_RETURN_IF_ERROR(CheckLength(d, start, bytes.size()));
+  for (int i = 0; i < d.set.layers * d.set.kv_heads; ++i) {
+    Result<HeadCodebook> head =
+        ParseBlock(d, bytes.substr(start + BlockBytes(d) * static_cast<size_t>(i)));
     if (!head.ok()) return head.status().Annotate(BlockName(i, d.set.kv_heads));
     d.set.heads.push_back(std::move(*head));
   }
   return std::make_shared<const CodebookSet>(std::move(d.set));
+}
+
+void Note(const Status& status, std::string part, uint64_t offset, CodebookFileInfo* info) {
+  if (!status.ok()) info->damaged.push_back({std::move(part), "", offset, status.message()});
+}
+
+void InspectBlocks(const Description& d, std::string_view bytes, size_t start,
+                   CodebookFileInfo* info) {
+  const size_t block_bytes = BlockBytes(d);
+  for (int i = 0; i < info->layers * info->kv_heads; ++i) {
+    const size_t offset = start + block_bytes * static_cast<size_t>(i);
+    if (offset >= bytes.size()) return;
+    const std::string_view block = bytes.substr(offset, block_bytes);
+    if (block.size() < block_bytes) {
+      Note(Status::Corruption("is cut off: has " + std::to_string(block.size()) +
+                              " bytes, expected " + std::to_string(block_bytes)),
+           BlockName(i, info->kv_heads), offset, info);
+      return;
+    }
+    const Status status = ParseBlock(d, block).status();
+    Note(status, BlockName(i, info->kv_heads), offset, info);
+    info->blocks.push_back({i / info->kv_heads, i % info->kv_heads, offset,
+                            GetFixed64(block.data() + block_bytes - 8), !status.ok()});
+  }
+}
+
+// Of bytes with the magic and a version that is known, or a header that is damaged.
+void InspectParts(std::string_view bytes, CodebookFileInfo* info) {
+  const Result<std::string_view> text = FindDescription(bytes);
+  Note(text.status(), "description", kHeaderBytes, info);
+  if (!text.ok()) return;
+  Note(CheckDescription(bytes, *text), "description", kHeaderBytes, info);
+  Result<Description> d = ParseDescription(*text);
+  Note(d.status(), "description", kHeaderBytes, info);
+  if (!d.ok()) return;
+  info->described = true;
+  info->model = d->set.model;
+  info->rotation = d->set.rotation;
+  info->report = d->set.report;
+  info->layers = d->set.layers;
+  info->kv_heads = d->set.kv_heads;
+  info->shape = d->shape;
+  info->block_bytes = BlockBytes(*d);
+  const size_t start = kHeaderBytes + text->size();
+  InspectBlocks(*d, bytes, start, info);
+  Note(CheckLength(*d, start, bytes.size()), "end of the file", bytes.size(), info);
 }
 
 }  // namespace
@@ -161,7 +226,7 @@ Status SaveCodebooks(const CodebookSet& set, const std::string& path) {
     description.Set("report", std::move(report));
   }
   const std::string text = description.Dump();
-  std::string out = kMagic;
+  std::string out(kCodebookMagic);
   PutFixed32(&out, kVersion);
   PutFixed32(&out, static_cast<uint32_t>(text.size()));
   PutFixed64(&out, Checksum64(text.data(), text.size()));
@@ -182,6 +247,19 @@ Result<std::shared_ptr<const CodebookSet>> LoadCodebooks(const std::string& path
   Result<std::shared_ptr<const CodebookSet>> set = ParseFile(bytes);
   if (!set.ok()) return set.status().Annotate(path);
   return set;
+}
+
+Result<CodebookFileInfo> InspectCodebookFile(const std::string& path) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxFileBytes));
+  PQCACHE_RETURN_IF_ERROR(CheckMagic(bytes).Annotate(path));
+  const Status header = CheckHeader(bytes);
+  if (header.code() == StatusCode::kUnsupported) return header.Annotate(path);
+  CodebookFileInfo info;
+  info.version = kVersion;
+  info.file_bytes = bytes.size();
+  Note(header, "header", 0, &info);
+  InspectParts(bytes, &info);
+  return info;
 }
 
 }  // namespace pqcache
