@@ -13,6 +13,13 @@ namespace {
 constexpr int64_t kBlockRows = 64;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
+// The row itself when it holds floats, else a conversion of it in `scratch` [D].
+const float* Floats(const uint8_t* row, DType dtype, float* scratch, int dim) {
+  if (dtype == DType::kF32) return reinterpret_cast<const float*>(row);
+  LoadRow(row, dim, dtype, scratch);
+  return scratch;
+}
+
 }  // namespace
 
 void PartialAttention::Reset(int g, int dim) {
@@ -21,8 +28,9 @@ void PartialAttention::Reset(int g, int dim) {
   out_.assign(static_cast<size_t>(g) * dim, 0.0f);
   max_.assign(static_cast<size_t>(g), kNothing);
   sum_.assign(static_cast<size_t>(g), 0.0f);
-  keys_.resize(static_cast<size_t>(kBlockRows) * dim);
-  values_.resize(static_cast<size_t>(kBlockRows) * dim);
+  key_.resize(static_cast<size_t>(dim));
+  converted_.resize(static_cast<size_t>(kBlockRows) * dim);
+  values_.resize(static_cast<size_t>(kBlockRows));
   logits_.resize(static_cast<size_t>(kBlockRows) * g);
 }
 
@@ -38,8 +46,7 @@ void PartialAttention::RaiseMax(int g, float max) {
   current = max;
 }
 
-void PartialAttention::AddBlock(const float* logits, int64_t stride, const float* values,
-                                int64_t count) {
+void PartialAttention::AddBlock(const float* logits, int64_t stride, int64_t count) {
   for (int g = 0; g < g_; ++g) {
     float* weights = &logits_[static_cast<size_t>(g) * kBlockRows];
     if (logits + g * stride != weights) std::copy_n(logits + g * stride, count, weights);
@@ -50,10 +57,15 @@ void PartialAttention::AddBlock(const float* logits, int64_t stride, const float
   }
   for (int64_t i = 0; i < count; ++i) {
     for (int g = 0; g < g_; ++g) {
-      AddScaled(logits_[static_cast<size_t>(g) * kBlockRows + i], values + i * dim_, dim_,
-                &out_[static_cast<size_t>(g) * dim_]);
+      AddScaled(logits_[static_cast<size_t>(g) * kBlockRows + i], values_[static_cast<size_t>(i)],
+                dim_, &out_[static_cast<size_t>(g) * dim_]);
     }
   }
+}
+
+void PartialAttention::LoadValue(const uint8_t* row, DType dtype, int64_t i) {
+  values_[static_cast<size_t>(i)] =
+      Floats(row, dtype, &converted_[static_cast<size_t>(i) * dim_], dim_);
 }
 
 void PartialAttention::AddRows(const RowFormat& format, std::span<const uint8_t* const> rows,
@@ -62,15 +74,14 @@ void PartialAttention::AddRows(const RowFormat& format, std::span<const uint8_t*
     const auto count = static_cast<int64_t>(std::min<size_t>(kBlockRows, rows.size() - begin));
     for (int64_t i = 0; i < count; ++i) {
       const uint8_t* row = rows[begin + static_cast<size_t>(i)];
-      LoadRow(row, dim_, format.dtype, &keys_[static_cast<size_t>(i) * dim_]);
-      LoadRow(row + format.value_offset, dim_, format.dtype,
-              &values_[static_cast<size_t>(i) * dim_]);
+      const float* key = Floats(row, format.dtype, key_.data(), dim_);
+      for (int g = 0; g < g_; ++g) {
+        logits_[static_cast<size_t>(g * kBlockRows + i)] =
+            scale * Dot(queries + static_cast<int64_t>(g) * dim_, key, dim_);
+      }
+      LoadValue(row + format.value_offset, format.dtype, i);
     }
-    for (int g = 0; g < g_; ++g) {
-      DotRows(queries + static_cast<int64_t>(g) * dim_, keys_.data(), dim_, count, dim_, scale,
-              &logits_[static_cast<size_t>(g) * kBlockRows]);
-    }
-    AddBlock(logits_.data(), kBlockRows, values_.data(), count);
+    AddBlock(logits_.data(), kBlockRows, count);
   }
 }
 
@@ -80,10 +91,9 @@ void PartialAttention::AddRowsWithLogits(const RowFormat& format,
   for (size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
     const auto count = static_cast<int64_t>(std::min<size_t>(kBlockRows, rows.size() - begin));
     for (int64_t i = 0; i < count; ++i) {
-      LoadRow(rows[begin + static_cast<size_t>(i)] + format.value_offset, dim_, format.dtype,
-              &values_[static_cast<size_t>(i) * dim_]);
+      LoadValue(rows[begin + static_cast<size_t>(i)] + format.value_offset, format.dtype, i);
     }
-    AddBlock(logits + begin, logit_stride, values_.data(), count);
+    AddBlock(logits + begin, logit_stride, count);
   }
 }
 

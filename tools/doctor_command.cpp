@@ -125,7 +125,7 @@ class DoctorCommand : public Command {
     const int64_t available = FindMemory(meminfo, "MemAvailable").value_or(0);
     const int64_t cores = std::thread::hardware_concurrency();
     Line("CPU", std::to_string(cores) + " cores, " + cpu.name);
-    Line("", "has " + Words(cpu.present) + "; has not " + Words(cpu.absent));
+    Line("", "has " + Words(cpu.present) + "; without " + Words(cpu.absent));
     Line("memory", GiB(total) + ", " + GiB(available) + " of it available");
     Json json, features;
     for (const std::string& name : cpu.present) features.Set(name, true);
