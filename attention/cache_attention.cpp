@@ -4,6 +4,8 @@
 
 #include "attention/prefill_attention.h"
 #include "attention/shadow_step.h"
+#include "pqcache/base/half.h"
+#include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
 namespace {
@@ -28,10 +30,12 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
     return Status::InvalidArgument("tail=estimate needs a policy with scores (pq, flat)");
   }
   const SelectionBudget& b = o.budget;
-  if (b.tokens < 0 || b.ratio < 0 || b.ratio > 1 || b.mass < 0 || b.mass > 1) {
-    return Status::InvalidArgument("budget: tokens " + std::to_string(b.tokens) + ", ratio " +
-                                   std::to_string(b.ratio) + ", mass " + std::to_string(b.mass) +
-                                   ", expected tokens >= 0, ratio and mass in [0, 1]");
+  if (b.tokens < 0 || !(b.ratio >= 0 && b.ratio <= 1) || !(b.mass >= 0 && b.mass <= 1) ||
+      (b.tokens > 0) + (b.ratio > 0) + (b.mass > 0) > 1) {
+    return Status::InvalidArgument(
+        "budget: tokens " + std::to_string(b.tokens) + ", ratio " + std::to_string(b.ratio) +
+        ", mass " + std::to_string(b.mass) +
+        ", expected at most one of them, tokens >= 0, ratio and mass in [0, 1]");
   }
   return Status::Ok();
 }
@@ -54,11 +58,32 @@ CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, Th
       stats_(cache->options().layers, cache->options().kv_heads) {}
 
 Status CacheAttention::Attend(const AttentionInput& input, float* out) {
+  const int64_t query_size = int64_t{options_.heads} * cache_->options().page.dim;
+  if (!AllFinite(input.queries, input.n * query_size)) {
+    return Status::InvalidArgument("a query is NaN or infinite, expected finite numbers");
+  }
   if (!prefill_) return Decode(input, out);
   PQCACHE_CHECK(input.positions[0] == cache_->tokens(input.layer), "rows continue the cache");
   const PrefillParams params{cache_, options_.heads, options_.sliding_window};
-  PQCACHE_RETURN_IF_ERROR(PrefillAttention(params, input, pool_, out));
-  return cache_->Append(input.layer, input.n, input.keys, input.values);
+  const AttentionInput stored = AsStored(input);
+  PQCACHE_RETURN_IF_ERROR(PrefillAttention(params, stored, pool_, out));
+  return cache_->Append(stored.layer, stored.n, stored.keys, stored.values);
+}
+
+AttentionInput CacheAttention::AsStored(const AttentionInput& input) {
+  if (cache_->options().page.dtype == DType::kF32) return input;
+  const int64_t size = input.n * cache_->options().kv_heads * cache_->options().page.dim;
+  const auto round = [size](const float* x, std::vector<float>* rounded) {
+    rounded->resize(static_cast<size_t>(size));
+    for (int64_t i = 0; i < size; ++i) {
+      (*rounded)[static_cast<size_t>(i)] = BFloat16ToFloat(FloatToBFloat16(x[i]));
+    }
+    return rounded->data();
+  };
+  AttentionInput stored = input;
+  stored.keys = round(input.keys, &rounded_keys_);
+  stored.values = round(input.values, &rounded_values_);
+  return stored;
 }
 
 HeadStepConfig CacheAttention::ConfigFor(int layer) const {

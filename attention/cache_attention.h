@@ -41,6 +41,10 @@ class CacheAttention : public AttentionBackend {
 
  private:
   CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool);
+  // The input with keys and values rounded as the cache stores them, so that a token attends to
+  // the same numbers whether they come from its own chunk or from the cache. Valid until the next
+  // call.
+  AttentionInput AsStored(const AttentionInput& input);
   HeadStepConfig ConfigFor(int layer) const;
   Status Decode(const AttentionInput& input, float* out);
   Status ReadAndAdd(int layer);
@@ -54,6 +58,7 @@ class CacheAttention : public AttentionBackend {
   int64_t decoded_ = 0;          // tokens
   std::vector<HeadStep> steps_;  // [Hkv]
   std::vector<PageRead> reads_;
+  std::vector<float> rounded_keys_, rounded_values_;  // [N, Hkv, D]
   AttentionStats stats_;
 };
 

@@ -95,10 +95,7 @@ class Tile {
     std::fill(row + visible, row + count, 0.0f);
     const size_t i = static_cast<size_t>(r);
     const float max = std::max(max_[i], MaxOf(row + skip, visible - skip));
-    if (max == kMasked) {
-      std::fill(row + skip, row + visible, 0.0f);
-      return;
-    }
+    if (visible == skip) return;
     if (max > max_[i]) {
       const float factor = std::exp(max_[i] - max);
       float* out = &out_[i * static_cast<size_t>(dim_)];
@@ -106,7 +103,8 @@ class Tile {
       sum_[i] *= factor;
       max_[i] = max;
     }
-    sum_[i] += ExpInPlace(row + skip, visible - skip, max);
+    // While every logit is -infinity or NaN, any reference will do: no weight, or NaN.
+    sum_[i] += ExpInPlace(row + skip, visible - skip, max == kMasked ? 0.0f : max);
   }
 
   const PrefillParams& params_;

@@ -31,10 +31,11 @@ Status ReferenceAttention::Attend(const AttentionInput& input, float* out) {
     double largest = 0, difference = 0;
     for (size_t i = 0; i < exact.out.size(); ++i) {
       largest = std::max(largest, std::abs(exact.out[i]));
-      difference =
-          std::max(difference, std::abs(out[offset + static_cast<int64_t>(i)] - exact.out[i]));
+      const double error = std::abs(out[offset + static_cast<int64_t>(i)] - exact.out[i]);
+      if (!(error <= difference)) difference = error;
     }
-    if (largest > 0) deviation_ = std::max(deviation_, difference / largest);
+    const double deviation = largest > 0 ? difference / largest : difference;
+    if (!(deviation <= deviation_)) deviation_ = deviation;  // NaN counts as the largest
   }
   return Status::Ok();
 }

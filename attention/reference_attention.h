@@ -17,7 +17,8 @@ class ReferenceAttention : public AttentionBackend {
 
   Status Attend(const AttentionInput& input, float* out) override;
 
-  // Largest |out - reference| over the largest |reference| of its call; 0 before the first.
+  // Largest |out - reference| over the largest |reference| of its call; 0 before the first; NaN
+  // once an output was.
   double deviation() const { return deviation_; }
 
  private:

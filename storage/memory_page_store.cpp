@@ -45,7 +45,7 @@ Status MemoryPageStore::Put(std::span<const PageWrite> pages) {
     const auto old = pages_.find(key);
     if (old != pages_.end()) after -= old->second->capacity_bytes();
   }
-  if (after > limit_ - reserved_) return OverLimit(after, reserved_, limit_);
+  if (after > limit_ - reserved_.total()) return OverLimit(after, reserved_.total(), limit_);
   for (auto& [key, page] : batch) pages_.insert_or_assign(key, std::move(page));
   resident_ = after;
   return Status::Ok();
@@ -86,10 +86,11 @@ PageStoreStats MemoryPageStore::stats() const {
   return stats;
 }
 
-Status MemoryPageStore::ReserveMemory(uint64_t bytes) {
+Status MemoryPageStore::ReserveMemory(const void* owner, uint64_t bytes) {
   const std::lock_guard lock(mutex_);
-  if (bytes > limit_ - resident_) return OverLimit(resident_, bytes, limit_);
-  reserved_ = bytes;
+  const uint64_t total = reserved_.TotalWith(owner, bytes);
+  if (total > limit_ - resident_) return OverLimit(resident_, total, limit_);
+  reserved_.Set(owner, bytes);
   return Status::Ok();
 }
 

@@ -16,6 +16,7 @@
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/cache/page_store.h"
+#include "storage/memory_reservations.h"
 #include "storage/page_key_codec.h"
 
 namespace pqcache::storage {
@@ -40,14 +41,14 @@ class MemoryPageStore final : public PageStore {
   Status Sync() override { return Status::Ok(); }
   PageStoreStats stats() const override;
   // OutOfMemory, with the former reservation kept, if resident pages and `bytes` exceed the limit.
-  Status ReserveMemory(uint64_t bytes) override;
+  Status ReserveMemory(const void* owner, uint64_t bytes) override;
 
  private:
   const uint64_t limit_;
   mutable std::mutex mutex_;  // guards everything below
   std::unordered_map<PageKey, PageRef, PageKeyHash> pages_;
   uint64_t resident_ = 0;
-  uint64_t reserved_ = 0;
+  MemoryReservations reserved_;
   uint64_t bytes_read_ = 0;
   uint64_t missing_ = 0;
 };

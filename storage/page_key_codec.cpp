@@ -84,7 +84,7 @@ std::string FirstKeyAbove(std::string low, const std::function<bool(const std::s
   // Steps that double find a key that holds, steps that halve the first one.
   int bit = 0;
   while (!holds(Plus(low, bit))) {
-    if (++bit == 8 * static_cast<int>(kPageKeyBytes)) return "";
+    if (++bit > 8 * static_cast<int>(kPageKeyBytes)) return "";
   }
   if (bit > 0) low = Plus(low, bit - 1);
   for (int i = bit - 2; i >= 0; --i) {

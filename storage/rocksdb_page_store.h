@@ -43,7 +43,7 @@ class RocksDbPageStore final : public PageStore {
   Status Sync() override;
   PageStoreStats stats() const override;
   // This store has no budget: always OK.
-  Status ReserveMemory(uint64_t) override { return Status::Ok(); }
+  Status ReserveMemory(const void*, uint64_t) override { return Status::Ok(); }
 
  private:
   struct Impl;

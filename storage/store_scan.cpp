@@ -212,9 +212,9 @@ void Scanner::PassDamage(Table* table) {
     SkipBlocks(table);
     const std::string resume = table->valid() ? std::string(table->key()) : "";
     // The damaged part may have held the first pages of that context.
-    const std::string start = FirstOfContext(resume);
-    if (start > table->reached && !FollowPages(table, {start}) && !table->Seek(resume)) {
-      table->MoveToEnd();
+    const std::string start = FirstOfContext(resume.empty() ? table->last() : resume);
+    if (start > table->reached && !FollowPages(table, {start})) {
+      if (resume.empty() || !table->Seek(resume)) table->MoveToEnd();
     }
   }
   if (damaged_.size() == before) {

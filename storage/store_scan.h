@@ -28,15 +28,16 @@ struct StoreScan {
   uint64_t bytes = 0;
   std::vector<StoredContext> contexts;  // in the order of their keys
   int64_t damaged_pages = 0;            // those that could be named
-  // Pages, and whole files that cannot be opened. A page without a place is damaged although its
-  // block is not. Where many pages share a damaged block, a page that is not there may be named in
-  // place of one that is: keys in the block are known from the file's Bloom filter.
+  // Pages, files that cannot be opened, and blocks whose pages could not be named. Keys inside a
+  // damaged block are known from the file's Bloom filter, so one name in a hundred may be of a page
+  // that never was. Without an offset, a page was damaged before it was stored.
   std::vector<FileDamage> damaged;
 };
 
-// Reads on behind damaged blocks and files. A damaged file hides the pages of other files between
-// its first and its last key. Errors: NotFound without a marker (store_folder.h); Unsupported for
-// another version; IoError when a process holds the folder, since its files change.
+// Reads on behind damaged blocks and files. An older copy of a damaged page does not count; behind
+// a file that cannot be opened, older copies of its pages do. Errors: NotFound without a marker
+// (store_folder.h); Unsupported for another version; IoError when a process holds the folder, since
+// its files change.
 Result<StoreScan> ScanStoreFolder(const std::string& path);
 
 }  // namespace pqcache::storage

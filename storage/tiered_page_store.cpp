@@ -79,14 +79,16 @@ PageStoreStats TieredPageStore::stats() const {
   return stats;
 }
 
-Status TieredPageStore::ReserveMemory(uint64_t bytes) {
+Status TieredPageStore::ReserveMemory(const void* owner, uint64_t bytes) {
   const std::lock_guard lock(mutex_);
-  if (bytes > limit_) {
-    return Status::OutOfMemory("memory tier: " + std::to_string(bytes) +
+  const uint64_t total = reserved_.TotalWith(owner, bytes);
+  if (total > limit_) {
+    return Status::OutOfMemory("memory tier: " + std::to_string(total) +
                                " bytes to reserve, expected at most the limit of " +
                                std::to_string(limit_));
   }
-  cache_.SetBudget(limit_ == kNoMemoryLimit ? kNoMemoryLimit : limit_ - bytes);
+  reserved_.Set(owner, bytes);
+  cache_.SetBudget(limit_ == kNoMemoryLimit ? kNoMemoryLimit : limit_ - total);
   return Status::Ok();
 }
 

@@ -17,6 +17,7 @@
 
 #include "pqcache/cache/page_store.h"
 #include "storage/clock_cache.h"
+#include "storage/memory_reservations.h"
 
 namespace pqcache::storage {
 
@@ -32,9 +33,9 @@ class TieredPageStore final : public PageStore {
   Status Sync() override { return below_->Sync(); }
   // Those of the store below, with this tier's bytes added; resident_bytes is the cache.
   PageStoreStats stats() const override;
-  // Evicts at once what no longer fits. OutOfMemory, with the former reservation kept, if `bytes`
-  // alone exceed the limit.
-  Status ReserveMemory(uint64_t bytes) override;
+  // Evicts at once what no longer fits. OutOfMemory, with the former reservation kept, if what all
+  // owners declared exceeds the limit.
+  Status ReserveMemory(const void* owner, uint64_t bytes) override;
 
  private:
   // One counter per group of keys, raised by every write: a page read below enters the cache only
@@ -45,6 +46,7 @@ class TieredPageStore final : public PageStore {
   std::vector<size_t> ReadCached(std::span<PageRead> pages, std::vector<uint64_t>* versions);
 
   const uint64_t limit_;
+  MemoryReservations reserved_;  // guarded by mutex_
   const std::unique_ptr<PageStore> below_;
   std::mutex write_mutex_;    // held over both tiers, so that they see writes in one order
   mutable std::mutex mutex_;  // guards everything below; never held during I/O

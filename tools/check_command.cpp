@@ -17,7 +17,8 @@ namespace pqcache::tools {
 namespace {
 
 // What the exact path may deviate from the double-precision reference, relative to the largest
-// output: rounding of float32 sums; keys and values of both sides are the stored ones.
+// output: rounding of float32 sums. Both sides read keys and values as they are stored, so the
+// compute type does not matter.
 constexpr double kReferenceTolerance = 1e-4;
 
 double KlDivergence(std::span<const float> exact, std::span<const float> policy) {
@@ -58,7 +59,7 @@ class CheckCommand : public Command {
     flags->Text("--policy", &policy_, "attention policy");
     flags->Text("-f,--file", &file_, "text to run");
     flags->Text("--task", &task_, "or a generated task: passkey, needle, kv_retrieval, copy");
-    flags->Text("--haystack", &haystack_, "filler of the task; default: noise sentences");
+    flags->Text("--haystack", &haystack_, "filler of --task; default: noise sentences");
     flags->Count("--ctx", &ctx_, "tokens in all (0: the model's range, at most 16000)");
     flags->Count("--last", &last_, "tokens compared; the others are prefilled exactly");
     flags->Number("--min-agreement", &min_agreement_, "share of equal top tokens needed to pass");
@@ -74,6 +75,9 @@ class CheckCommand : public Command {
     }
     if (!task_.empty()) PQCACHE_RETURN_IF_ERROR(FindTask(task_).status());
     if (last_ < 2) return Status::InvalidArgument("--last is below 2, expected tokens to compare");
+    if (!file_.empty() && !haystack_.empty()) {
+      return Status::InvalidArgument("--haystack is the filler of --task, and --file is given");
+    }
     attention_.shadow = 1;
     PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
     return Status::Ok();
@@ -90,6 +94,11 @@ class CheckCommand : public Command {
                                      ", at most the model's " + std::to_string(limit));
     }
     PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> tokens, Tokens(tokenizer));
+    if (static_cast<int64_t>(tokens.size()) <= last_ + 1) {
+      return Status::InvalidArgument("the text has " + std::to_string(tokens.size()) +
+                                     " tokens, expected more than --last " + std::to_string(last_) +
+                                     " and one");
+    }
     PQCACHE_ASSIGN_OR_RETURN(const auto store, storage::OpenPageStore(attention_.store));
     PQCACHE_ASSIGN_OR_RETURN(auto kept, attention_.StorageFor({options_}, store.get()));
     kept.value_only_pages = false;  // the exact side needs the keys
@@ -128,18 +137,22 @@ class CheckCommand : public Command {
     const auto prompt = tokens.first(tokens.size() - static_cast<size_t>(last_));
     const auto compared = tokens.last(static_cast<size_t>(last_));
     PQCACHE_ASSIGN_OR_RETURN(
-        const auto exact, attention::Session::Create(&decoder, kept, attention::ExactAttention()));
-    attention::ReferenceAttention reference(exact->attention(), &exact->cache(), spec.heads,
-                                            spec.sliding_window);
-    exact->set_wrapper(&reference);
+        const auto parent, attention::Session::Create(&decoder, kept, attention::ExactAttention()));
     std::vector<float> exact_logits, policy_logits;
     {
       ProgressBar bar("prefill");
+      attention::ReferenceAttention reference(parent->attention(), &parent->cache(), spec.heads,
+                                              spec.sliding_window);
+      parent->set_wrapper(&reference);
       PQCACHE_RETURN_IF_ERROR(
-          exact->Prefill(prompt, 1, &exact_logits, [&](double done) { bar.Update(done); }));
+          parent->Prefill(prompt, 0, nullptr, [&](double done) { bar.Update(done); }));
+      prefill_deviation_ = reference.deviation();
     }
-    policy_logits = exact_logits;
-    PQCACHE_ASSIGN_OR_RETURN(const auto approximate, exact->Fork(options_));
+    PQCACHE_ASSIGN_OR_RETURN(const auto exact, parent->Fork(attention::ExactAttention()));
+    PQCACHE_ASSIGN_OR_RETURN(const auto approximate, parent->Fork(options_));
+    attention::ReferenceAttention reference(exact->attention(), &exact->cache(), spec.heads,
+                                            spec.sliding_window);
+    exact->set_wrapper(&reference);
     LogitSums sums;
     ProgressBar bar("compare");
     for (size_t i = 0; i + 1 < compared.size(); ++i) {
@@ -148,7 +161,10 @@ class CheckCommand : public Command {
       sums.Add(exact_logits, policy_logits, compared[i + 1]);
       bar.Update(static_cast<double>(i + 1) / static_cast<double>(compared.size()));
     }
-    return MakeReport(sums, approximate->stats(), reference.deviation());
+    const double deviation = std::isnan(prefill_deviation_)
+                                 ? prefill_deviation_
+                                 : std::max(prefill_deviation_, reference.deviation());
+    return MakeReport(sums, approximate->stats(), deviation);
   }
 
   Report MakeReport(const LogitSums& sums, attention::AttentionStats stats,
@@ -158,8 +174,20 @@ class CheckCommand : public Command {
     const double agreement = sums.Mean(static_cast<double>(sums.agree));
     const double ppl_exact = std::exp(sums.Mean(sums.exact_loss));
     const double ppl_policy = std::exp(sums.Mean(sums.policy_loss));
-    report.passed =
-        deviation <= kReferenceTolerance && kl <= max_kl_ && agreement >= min_agreement_;
+    std::vector<std::string> failed;
+    const auto require = [&](bool met, const char* what, double found, const char* relation,
+                             double limit) {
+      char text[160];
+      std::snprintf(text, sizeof(text), "%s is %.4g, expected %s %.4g", what, found, relation,
+                    limit);
+      if (!met) failed.push_back(text);
+    };
+    require(deviation <= kReferenceTolerance, "the exact path's deviation from double precision",
+            deviation, "at most", kReferenceTolerance);
+    require(kl <= max_kl_, "the KL divergence", kl, "at most", max_kl_);
+    require(agreement >= min_agreement_, "the share of equal top tokens", agreement, "at least",
+            min_agreement_);
+    report.passed = failed.empty();
 
     char line[256];
     Json layers = Json::Array();
@@ -189,7 +217,8 @@ class CheckCommand : public Command {
       report.text += line;
     };
     report.text += "\n";
-    add("tokens of context, compared", "%.0f", static_cast<double>(ctx_), "");
+    add("tokens of context", "%.0f", static_cast<double>(ctx_), "");
+    add("next-token distributions compared", "%.0f", static_cast<double>(sums.tokens), "");
     add("attended exactly per step", "%.0f",
         totals.Find("always")->AsDouble() + totals.Find("selected")->AsDouble(), "tokens");
     add("exact path against double precision", "%.1e", deviation, "largest deviation");
@@ -197,13 +226,19 @@ class CheckCommand : public Command {
     add("KL divergence of the next-token distribution", "%.4f", kl, "nats");
     add("perplexity, exact", "%.3f", ppl_exact, "");
     add("perplexity, this policy", "%.3f", ppl_policy, "");
-    report.text += report.passed ? "PASS\n" : "FAIL\n";
+    report.text += report.passed ? "PASS\n" : "";
+    Json reasons = Json::Array();
+    for (const std::string& reason : failed) {
+      report.text += "FAIL: " + reason + "\n";
+      reasons.Push(reason);
+    }
 
     Json& j = report.json;
     j.Set("ctx", ctx_).Set("compared", sums.tokens).Set("policy", policy_);
     j.Set("layers", std::move(layers)).Set("attention", totals).Set("kl", kl);
     j.Set("top1_agreement", agreement).Set("ppl_exact", ppl_exact).Set("ppl_policy", ppl_policy);
     j.Set("reference_deviation", deviation).Set("pass", report.passed);
+    j.Set("failed", std::move(reasons));
     return report;
   }
 
@@ -220,6 +255,7 @@ class CheckCommand : public Command {
   int64_t ctx_ = 0, last_ = 64;
   double min_agreement_ = 0.9, max_kl_ = 0.1;
   attention::CacheAttentionOptions options_;
+  double prefill_deviation_ = 0;
 };
 
 }  // namespace

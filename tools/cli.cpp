@@ -11,6 +11,9 @@
 namespace pqcache::tools {
 namespace {
 
+// Keeps sums and products of two counts far from overflow.
+constexpr int64_t kLargestCount = int64_t{1} << 31;
+
 class AppFlags : public Flags {
  public:
   explicit AppFlags(CLI::App* app) : app_(app) {}
@@ -37,6 +40,10 @@ class AppFlags : public Flags {
             [target, names = std::string(names)](const std::string& text) {
               const Result<int64_t> value = ParseCount(text, names);
               if (!value.ok()) throw CLI::ValidationError(value.status().message());
+              if (*value > kLargestCount) {
+                throw CLI::ValidationError(names + " is '" + text + "', expected at most " +
+                                           std::to_string(kLargestCount));
+              }
               *target = *value;
             },
             std::string(help))
@@ -93,7 +100,7 @@ int Execute(Command* command, bool json) {
 }  // namespace
 
 int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> entries) {
-  CLI::App app("pqcache: attend in place over a context that is larger than memory");
+  CLI::App app("pqcache: attend in place over a context that is larger than memory", "pqcache");
   app.require_subcommand(1);
   bool json = false, verbose = false;
   std::map<std::string, std::unique_ptr<Command>> commands;
@@ -105,6 +112,14 @@ int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> entries)
     commands[name]->Declare(&flags);
     sub->add_flag("--json", json, "print one JSON object on stdout");
     sub->add_flag("-v,--verbose", verbose, "say more on stderr");
+  }
+  if (argc < 2 || (argv[1][0] != '-' && commands.find(argv[1]) == commands.end())) {
+    std::string known;
+    for (const CommandEntry& entry : entries)
+      known += (known.empty() ? "" : ", ") + std::string(entry.name);
+    const std::string found =
+        argc < 2 ? "no command" : "unknown command '" + std::string(argv[1]) + "'";
+    return Fail(Status::InvalidArgument(found + ", expected one of: " + known), 2);
   }
   try {
     app.parse(NormaliseNames(argc, argv));

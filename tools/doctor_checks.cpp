@@ -7,6 +7,7 @@
 
 #include "attention/gemm.h"
 #include "attention/model/checkpoint.h"
+#include "attention/model/model_fingerprint.h"
 #include "attention/model/model_spec.h"
 #include "attention/model/weight_check.h"
 #include "pqcache/base/single_thread.h"
@@ -198,7 +199,9 @@ ModelCheck CheckModel(const std::string& dir) {
   if (note(checkpoint.status(), again)) {
     check.facts.Set("tensors", checkpoint->tensors().size());
     if (spec.ok()) note(attention::CheckWeights(*spec, *checkpoint), again);
-    const Result<Fingerprint> fingerprint = checkpoint->ComputeFingerprint();
+  }
+  if (spec.ok() && checkpoint.ok()) {
+    const Result<Fingerprint> fingerprint = attention::ModelFingerprint(*spec, *checkpoint);
     if (note(fingerprint.status(), again)) {
       check.fingerprint = *fingerprint;
       check.facts.Set("fingerprint", fingerprint->Hex());

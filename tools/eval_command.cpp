@@ -3,8 +3,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
@@ -16,6 +18,12 @@ namespace pqcache::tools {
 namespace {
 
 constexpr std::string_view kPerplexity = "ppl";
+
+std::string Fixed(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.2f", value);
+  return text;
+}
 
 class EvalCommand : public Command {
  public:
@@ -60,13 +68,18 @@ class EvalCommand : public Command {
       }
       depths_.push_back(static_cast<double>(depth) / 100);
     }
-    if (num_samples_ < 1 || windows_ < 1) {
-      return Status::InvalidArgument("--num-samples and --windows must be positive");
+    if (num_samples_ < 1 || windows_ < 1 || windows_ > 1 << 20) {
+      return Status::InvalidArgument("--num-samples is " + std::to_string(num_samples_) +
+                                     ", --windows is " + std::to_string(windows_) +
+                                     ", expected 1 or more, and at most 1M windows");
     }
     return Status::Ok();
   }
 
   Result<Report> Run(bool) override {
+    if (!output_.empty() && ::mkdir(output_.c_str(), 0755) != 0 && errno != EEXIST) {
+      return Status::IoError(output_ + ": cannot make the folder: " + std::strerror(errno));
+    }
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
     PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
     EvalRunner runner(model.decoder.get(), &tokenizer, &attention_, &policies_);
@@ -79,7 +92,12 @@ class EvalCommand : public Command {
       }
     }
     Report report = MakeReport();
-    if (!output_.empty()) PQCACHE_RETURN_IF_ERROR(WriteFolder(report.json));
+    if (output_.empty()) return report;
+    // The results are not lost with the folder.
+    if (const Status written = WriteFolder(report.json); !written.ok()) {
+      Log(LogLevel::kWarning, written.message());
+      report.passed = false;
+    }
     return report;
   }
 
@@ -173,12 +191,14 @@ class EvalCommand : public Command {
     for (const EvalResult& r : results_) {
       Json row = r.ToJson();
       const Json* value = row.Find(r.is_ppl ? "ppl" : "score");
+      const Json* tpot = row.Find("tpot_ms");
+      const std::string step = tpot->is_null() ? "-" : Fixed(tpot->AsDouble());
       const std::string depth =
           r.depth < 0 ? "all" : std::to_string(std::lround(r.depth * 100)) + " %";
-      std::snprintf(line, sizeof(line), "%-13s %-15s %7ld %6s %7ld %9.3f %9.2f %8.2f %%\n",
+      std::snprintf(line, sizeof(line), "%-13s %-15s %7ld %6s %7ld %9.3f %9s %8.2f %%\n",
                     r.task.c_str(), r.policy.c_str(), static_cast<long>(r.ctx), depth.c_str(),
-                    static_cast<long>(r.samples), value->AsDouble(),
-                    row.Find("tpot_ms")->AsDouble(), 100 * row.Find("selected_ratio")->AsDouble());
+                    static_cast<long>(r.samples), value->AsDouble(), step.c_str(),
+                    100 * row.Find("selected_ratio")->AsDouble());
       report.text += line;
       rows.Push(std::move(row));
     }
@@ -187,9 +207,6 @@ class EvalCommand : public Command {
   }
 
   Status WriteFolder(const Json& metrics) const {
-    if (::mkdir(output_.c_str(), 0755) != 0 && errno != EEXIST) {
-      return Status::IoError(output_ + ": cannot make the folder");
-    }
     std::string lines;
     for (const Prediction& p : predictions_) {
       Json j;
@@ -198,12 +215,24 @@ class EvalCommand : public Command {
       j.Set("predicted", p.predicted).Set("right", p.right);
       lines += j.Dump() + "\n";
     }
+    const auto words = [](const std::vector<std::string>& list) {
+      Json array = Json::Array();
+      for (const std::string& word : list) array.Push(word);
+      return array;
+    };
     Json config;
-    config.Set("model", model_.model).Set("codebooks", attention_.codebooks);
-    config.Set("attn_top_k", attention_.top_k).Set("attn_ratio", attention_.ratio);
-    config.Set("attn_mass", attention_.mass).Set("n_sink", attention_.n_sink);
-    config.Set("local_window", attention_.local_window).Set("tail", attention_.tail);
-    config.Set("gqa", attention_.gqa).Set("store", attention_.store).Set("seed", model_.seed);
+    config.Set("model", model_.model).Set("dtype", model_.dtype).Set("threads", model_.threads);
+    config.Set("seed", model_.seed).Set("codebooks", attention_.codebooks);
+    config.Set("attn_top_k", attention_.budget.tokens).Set("attn_ratio", attention_.budget.ratio);
+    config.Set("attn_mass", attention_.budget.mass).Set("n_sink", attention_.n_sink);
+    config.Set("local_window", attention_.local_window);
+    config.Set("dense_layers", attention_.dense_layers).Set("tail", attention_.tail);
+    config.Set("gqa", attention_.gqa).Set("store", attention_.store);
+    config.Set("page_tokens", attention_.page_tokens);
+    config.Set("task", words(tasks_)).Set("policy", words(policy_names_));
+    config.Set("ctx", words(ctx_texts_)).Set("depths", words(depth_texts_));
+    config.Set("num_samples", num_samples_).Set("haystack", haystack_).Set("file", words(files_));
+    config.Set("windows", windows_).Set("offset", offset_).Set("last", last_);
     PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(output_ + "/predictions.jsonl", lines));
     PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(output_ + "/metrics.json", metrics.Dump(1) + "\n"));
     return WriteFileAtomically(output_ + "/config.json", config.Dump(1) + "\n");

@@ -29,8 +29,10 @@ Json EvalResult::ToJson() const {
   j.Set("depth", depth < 0 ? Json() : Json(depth)).Set("samples", samples);
   j.Set("score", is_ppl ? Json() : Json(score / n));
   j.Set("ppl", is_ppl ? Json(std::exp(loss / n)) : Json());
-  j.Set("ttft_ms", (prefill_ms + first_ms) / n).Set("tpot_ms", step);
-  j.Set("tokens_per_second", step > 0 ? 1000 / step : 0.0);
+  // Null where nothing was decoded: exact perplexity comes from the prefill.
+  j.Set("ttft_ms", steps > 0 ? Json((prefill_ms + first_ms) / n) : Json());
+  j.Set("tpot_ms", steps > 0 ? Json(step) : Json());
+  j.Set("tokens_per_second", step > 0 ? Json(1000 / step) : Json());
   j.Set("kv_bytes_resident", resident_bytes / n);
   j.Set("selected_ratio", attended_context > 0 ? attended / attended_context : 0.0);
   return j;
@@ -51,13 +53,14 @@ Result<std::unique_ptr<attention::Session>> EvalRunner::StartSession() const {
 }
 
 void EvalRunner::AddStats(const attention::Session& session, uint64_t store_bytes,
-                          EvalResult* result) {
+                          ScoreSource source, EvalResult* result) {
   const attention::HeadStats total = session.stats().Total();
   if (total.steps == 0) return;
   const double steps = static_cast<double>(total.steps);
   result->attended += (total.always + total.selected) / steps;
   result->attended_context += static_cast<double>(session.tokens());
-  result->resident_bytes += static_cast<double>(session.cache().memory_bytes() + store_bytes);
+  result->resident_bytes +=
+      static_cast<double>(session.cache().memory_bytes_for(source) + store_bytes);
 }
 
 Status EvalRunner::RunSample(const TaskSample& sample, std::span<EvalResult> results,
@@ -73,9 +76,10 @@ Status EvalRunner::RunSample(const TaskSample& sample, std::span<EvalResult> res
     PQCACHE_ASSIGN_OR_RETURN(const std::string text, Answer(session.get(), sample, &result));
     const bool right = text.starts_with(sample.answer);
     result.score += right ? 1 : 0;
-    AddStats(*session, store_->stats().resident_bytes, &result);
+    AddStats(*session, store_->stats().resident_bytes,
+             (*policies_)[i].options.policy->score_source(), &result);
     predictions->push_back({result.task, result.policy, sample.answer, text, result.ctx,
-                            result.samples, result.depth, right});
+                            result.samples, sample.depth, right});
     ++result.samples;
   }
   return Status::Ok();
@@ -88,15 +92,23 @@ Result<std::string> EvalRunner::Answer(attention::Session* session, const TaskSa
   for (int64_t token : sample.question) PQCACHE_RETURN_IF_ERROR(session->Step(token, &logits));
   result->first_ms += MillisecondsSince(start);
   const auto decode_start = Clock::now();
-  std::vector<int64_t> tokens;
-  for (int64_t i = 0; i < sample.answer_tokens; ++i) {
+  // Decoded after the question and cut off behind it: a decoder may treat the first token of a
+  // text differently (SentencePiece drops its leading space).
+  PQCACHE_ASSIGN_OR_RETURN(const std::string before, tokenizer_->Decode(sample.question, false));
+  std::vector<int64_t> tokens = sample.question;
+  std::string answer;
+  // Two tokens more than the reference needs: a model may split the answer differently.
+  for (int64_t i = 0; i < sample.answer_tokens + 2 && answer.size() < sample.answer.size(); ++i) {
+    if (i > 0) {
+      PQCACHE_RETURN_IF_ERROR(session->Step(tokens.back(), &logits));
+      ++result->steps;
+    }
     tokens.push_back(attention::ArgMax(logits));
-    if (i + 1 == sample.answer_tokens) break;
-    PQCACHE_RETURN_IF_ERROR(session->Step(tokens.back(), &logits));
-    ++result->steps;
+    PQCACHE_ASSIGN_OR_RETURN(const std::string text, tokenizer_->Decode(tokens, false));
+    answer = text.size() > before.size() ? text.substr(before.size()) : "";
   }
   result->step_ms += MillisecondsSince(decode_start);
-  return tokenizer_->Decode(tokens, false);
+  return answer;
 }
 
 Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
@@ -121,7 +133,8 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork((*policies_)[i].options));
     result.prefill_ms += prefill_ms;
     PQCACHE_RETURN_IF_ERROR(DecodeWindow(session.get(), window, scored, logits, &result));
-    AddStats(*session, store_->stats().resident_bytes, &result);
+    AddStats(*session, store_->stats().resident_bytes,
+             (*policies_)[i].options.policy->score_source(), &result);
   }
   return Status::Ok();
 }

@@ -24,7 +24,7 @@ struct EvalPolicy {
 struct EvalResult {
   std::string task, policy;
   int64_t ctx = 0;
-  double depth = -1;  // -1: several
+  double depth = -1;  // share of the context before the fact; -1: several
   int64_t samples = 0;
   double score = 0;  // sum of right answers (retrieval tasks)
   double loss = 0;   // sum over samples of the mean loss in nats (ppl)
@@ -72,7 +72,8 @@ class EvalRunner {
   Status DecodeWindow(attention::Session* session, std::span<const int64_t> window, int64_t scored,
                       std::vector<float> logits, EvalResult* result) const;
   Status ExactWindow(std::span<const int64_t> window, int64_t scored, EvalResult* result) const;
-  static void AddStats(const attention::Session& session, uint64_t store_bytes, EvalResult* result);
+  static void AddStats(const attention::Session& session, uint64_t store_bytes, ScoreSource source,
+                       EvalResult* result);
 
   const attention::Decoder* decoder_;
   const attention::Tokenizer* tokenizer_;

@@ -27,15 +27,14 @@ std::string Uuid(Random* random) {
   return uuid;
 }
 
-// Puts question and answer into the sample; the answer's tokens are those that follow the question
-// when both are encoded together.
+// Puts question and answer into the sample.
 Status SetQuestion(const TaskRequest& r, const std::string& question, const std::string& answer,
                    TaskSample* sample) {
   PQCACHE_ASSIGN_OR_RETURN(sample->question, r.tokenizer->Encode(question, false));
-  PQCACHE_ASSIGN_OR_RETURN(const Tokens both, r.tokenizer->Encode(question + answer, false));
+  PQCACHE_ASSIGN_OR_RETURN(const Tokens tokens, r.tokenizer->Encode(answer, false));
   sample->answer = answer;
-  sample->answer_tokens =
-      static_cast<int64_t>(both.size()) - static_cast<int64_t>(sample->question.size());
+  sample->answer_tokens = static_cast<int64_t>(tokens.size());
+  sample->depth = r.depth;
   return Status::Ok();
 }
 
@@ -103,7 +102,11 @@ Result<TaskSample> KvRetrieval(const TaskRequest& r) {
     if (room < 0) break;
     pairs.push_back(pair(Uuid(r.random), Uuid(r.random)));
   }
-  if (pairs.size() > 1) pairs.pop_back();
+  if (pairs.size() == 1) {
+    return Status::InvalidArgument("--ctx is " + std::to_string(r.ctx) + ", the task needs " +
+                                   std::to_string(r.ctx - room) + " tokens for a single pair");
+  }
+  pairs.pop_back();
   const auto place = static_cast<size_t>(r.depth * static_cast<double>(pairs.size()));
   std::swap(pairs.front(), pairs[std::min(place, pairs.size() - 1)]);
   std::string text = opening;
@@ -132,6 +135,7 @@ Result<TaskSample> Copy(const TaskRequest& r) {
                       text.begin() + start + kPrompted + kAnswered);
   PQCACHE_ASSIGN_OR_RETURN(sample.answer, r.tokenizer->Decode(answer, false));
   sample.answer_tokens = kAnswered;
+  sample.depth = r.depth;
   return sample;
 }
 

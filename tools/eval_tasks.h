@@ -19,7 +19,8 @@ struct TaskSample {
   std::vector<int64_t> context;   // known before the question
   std::vector<int64_t> question;  // ends where the answer begins
   std::string answer;             // what greedy decoding must produce, to the character
-  int64_t answer_tokens = 0;
+  int64_t answer_tokens = 0;      // of the reference answer
+  double depth = 0;               // as requested
 };
 
 struct TaskRequest {

@@ -36,6 +36,7 @@ class GenerateCommand : public Command {
     model_.Declare(flags);
     attention_.Declare(flags);
     flags->Text("--policy", &policy_, "attention policy");
+    flags->Count("--shadow", &attention_.shadow, "judge every n-th step against exact attention");
     flags->Text("-p,--prompt", &prompt_, "prompt text");
     flags->Text("-f,--file", &file_, "file with the prompt");
     flags->Texts("--prompt-tokens", &token_texts_, "prompt as token ids: 1,2,3");
@@ -148,7 +149,6 @@ class GenerateCommand : public Command {
 
   Report MakeReport(const attention::Session& session, const PageStore& store) const {
     Report report;
-    report.text = "\n";
     Json ids = Json::Array();
     for (int64_t token : generated_) ids.Push(token);
     Json& j = report.json;
@@ -163,7 +163,12 @@ class GenerateCommand : public Command {
     j.Set("peak_rss_bytes", PeakRssBytes());
     j.Set("kv_bytes_full", session.cache().full_bytes());
     j.Set("kv_bytes_resident", session.cache().memory_bytes() + stats.resident_bytes);
-    Log(LogLevel::kInfo, j.Dump());
+    report.text = "\n";
+    // The streamed text has no end of line of its own.
+    if (stream_) Log(LogLevel::kInfo, "\n" + j.Dump(1));
+    if (stream_ && attention_.shadow > 0) {
+      report.text += "\n" + j.Find("attention")->Dump(1) + "\n";
+    }
     return report;
   }
 

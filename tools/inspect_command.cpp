@@ -195,7 +195,9 @@ Result<Finding> InspectPath(const std::string& path) {
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) return Status::NotFound(path + ": is not there");
   if (std::filesystem::is_directory(status)) {
-    if (std::filesystem::exists(path + "/" + storage::kFolderMarker)) return InspectStore(path);
+    if (std::filesystem::exists(path + "/" + storage::kFolderMarker, error)) {
+      return InspectStore(path);
+    }
     return Status::Unsupported(path + ": is a folder of something else, " + kKnown);
   }
   if (!std::filesystem::is_regular_file(status)) {

@@ -5,18 +5,25 @@
 #include <algorithm>
 #include <thread>
 
-#include "attention/torch/threads.h"
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
 
 namespace pqcache::tools {
 namespace {
 
+constexpr double kDefaultRatio = 0.02;
+
 Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return Status::Ok();
   return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value) +
                                  ", expected " + std::to_string(low) + " to " +
                                  std::to_string(high));
+}
+
+Status CheckShare(const char* name, double value) {
+  if (value >= 0 && value <= 1) return Status::Ok();
+  return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value) +
+                                 ", expected 0 to 1");
 }
 
 Status CheckWord(const char* name, const std::string& value, const char* first,
@@ -52,7 +59,6 @@ Status ModelFlags::Prepare() {
 }
 
 Result<Model> LoadModel(const ModelFlags& flags) {
-  attention::UseOneTorchThread();
   Model model;
   model.pool = std::make_unique<ThreadPool>(static_cast<int>(flags.threads));
   PQCACHE_ASSIGN_OR_RETURN(model.decoder,
@@ -71,14 +77,14 @@ Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir) {
 void AttentionFlags::Declare(Flags* flags) {
   flags->Text("--codebooks", &codebooks, "codebook file, for policies that score codes");
   flags->Count("--attn-top-k", &top_k, "select this many tokens");
-  flags->Number("--attn-ratio", &ratio, "select this share of the context (default 0.02)");
+  flags->Number("--attn-ratio", &ratio,
+                "select this share of the context (0.02 when no budget is given)");
   flags->Number("--attn-mass", &mass, "select until this share of the mass is reached");
   flags->Count("--n-sink", &n_sink, "first tokens that are always attended");
   flags->Count("--local-window", &local_window, "newest tokens that are always attended");
   flags->Count("--dense-layers", &dense_layers, "first layers that attend exactly");
   flags->Text("--tail", &tail, "unselected tokens: drop or estimate");
   flags->Text("--gqa", &gqa, "query heads of a group select: shared or per-head");
-  flags->Count("--shadow", &shadow, "judge every n-th step against exact attention");
   flags->Text("--store", &store, "where pages live: memory, rocksdb:path=DIR, or tiers with +");
   flags->Count("--page-tokens", &page_tokens, "tokens of a page");
 }
@@ -91,16 +97,18 @@ Status AttentionFlags::Prepare() {
   PQCACHE_RETURN_IF_ERROR(CheckRange("--shadow", shadow, 0, 1 << 30));
   PQCACHE_RETURN_IF_ERROR(CheckWord("--tail", tail, "drop", "estimate"));
   PQCACHE_RETURN_IF_ERROR(CheckWord("--gqa", gqa, "shared", "per-head"));
-  if (!(ratio >= 0 && ratio <= 1) || !(mass >= 0 && mass <= 1)) {
-    return Status::InvalidArgument("--attn-ratio is " + std::to_string(ratio) +
-                                   ", --attn-mass is " + std::to_string(mass) +
-                                   ", expected 0 to 1");
-  }
-  if ((top_k > 0) + (ratio > 0) + (mass > 0) > 1) {
+  const bool has_ratio = ratio != -1, has_mass = mass != -1, has_top_k = top_k != -1;
+  if (has_ratio) PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-ratio", ratio));
+  if (has_mass) PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-mass", mass));
+  if (has_top_k + has_ratio + has_mass > 1) {
     return Status::InvalidArgument(
         "more than one of --attn-top-k, --attn-ratio and --attn-mass is given, expected one");
   }
-  if (top_k == 0 && ratio == 0 && mass == 0) ratio = 0.02;
+  budget = {.tokens = has_top_k ? top_k : 0,
+            .ratio = has_ratio               ? ratio
+                     : has_top_k || has_mass ? 0
+                                             : kDefaultRatio,
+            .mass = has_mass ? mass : 0};
   return Status::Ok();
 }
 
@@ -108,7 +116,7 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
     const std::string& policy) const {
   attention::CacheAttentionOptions options;
   PQCACHE_ASSIGN_OR_RETURN(options.policy, CreatePolicy(policy));
-  options.budget = {.tokens = top_k, .ratio = ratio, .mass = mass};
+  options.budget = budget;
   options.per_head = gqa == "per-head";
   const bool scores = options.policy->score_source() != ScoreSource::kNone;
   options.tail =

@@ -37,15 +37,16 @@ Result<Model> LoadModel(const ModelFlags& flags);
 Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir);
 
 // --codebooks, --attn-top-k, --attn-ratio, --attn-mass, --n-sink, --local-window, --dense-layers,
-// --tail, --gqa, --shadow, --store, --page-tokens
+// --tail, --gqa, --store, --page-tokens
 struct AttentionFlags {
   std::string codebooks, tail = "drop", gqa = "shared", store = "memory";
-  int64_t top_k = 0, n_sink = 16, local_window = 256, dense_layers = 0, shadow = 0;
+  int64_t top_k = -1, n_sink = 16, local_window = 256, dense_layers = 0, shadow = 0;
   int64_t page_tokens = 64;
-  double ratio = 0, mass = 0;
+  double ratio = -1, mass = -1;  // -1: not given
+  SelectionBudget budget;
 
   void Declare(Flags* flags);
-  // Errors for values out of range; when no budget is given, ratio becomes 0.02.
+  // Errors for values out of range. Sets `budget`.
   Status Prepare();
 
   // Options of one policy. Prepare must have succeeded.

@@ -1,3 +1,4 @@
+#include "attention/torch/threads.h"
 #include "tools/commands.h"
 
 namespace pqcache::tools {
@@ -19,5 +20,6 @@ constexpr CommandEntry kCommands[] = {
 }  // namespace pqcache::tools
 
 int main(int argc, char** argv) {
+  pqcache::attention::UseOneTorchThread();
   return pqcache::tools::RunCommandLine(argc, argv, pqcache::tools::kCommands);
 }

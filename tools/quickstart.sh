@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job on a fresh machine: install what is missing, build, train codebooks for the demo
-# model without any data, answer a question over a 16,000-token prompt that lies in RocksDB while
-# reading 2 % of it per step, and compare with exact attention.
+# model without any data, answer a question over a 16,000-token prompt that lies in RocksDB,
+# selecting 2 % of it per step (first tokens and recent window come on top), and compare with exact
+# attention.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/install_packages.sh
@@ -18,7 +19,7 @@ started=$(date +%s)
 
 echo
 echo "== 1. train: the model writes its own text, its keys become codebooks"
-"$program" train -m "$model" --text self --tokens 48k --pq 16x8 -o "$out/demo.pqcb"
+"$program" train -m "$model" --text self --tokens 32000 --pq 16x8 -o "$out/demo.pqcb"
 
 # One sentence to find, in a haystack of noise.
 python3 - "$out/prompt.txt" <<'PROMPT'
@@ -34,15 +35,14 @@ with open(sys.argv[1], "w", encoding="utf-8") as out:
 PROMPT
 
 echo
-echo "== 2. generate: keys and values in RocksDB pages, 2 % of the context per step"
-echo "   ... What is the special magic number for violet-meadow? The special magic number is"
+echo "== 2. generate: keys and values in RocksDB pages, 2 % of the context selected per step"
 "$program" generate -m "$model" --codebooks "$out/demo.pqcb" -f "$out/prompt.txt" -n 8 \
   --attn-ratio 0.02 --store "memory:limit=32M+rocksdb:path=$out/pages" --json >"$out/generate.json"
 
 echo
 echo "== 3. check: the same tokens through exact attention, side by side"
 "$program" check -m "$model" --codebooks "$out/demo.pqcb" -f "$out/prompt.txt" --ctx 15900 \
-  --last 24 --attn-ratio 0.02 --tail estimate --json >"$out/check.json"
+  --last 24 --attn-ratio 0.02 --tail estimate --json >"$out/check.json" || true  # the table says what failed
 
 python3 tools/quickstart_table.py "$out/generate.json" "$out/check.json"
 echo "train, generate and check took $(($(date +%s) - started)) s"

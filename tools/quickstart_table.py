@@ -16,7 +16,7 @@ def main():
     attended = attention["always"] + attention["selected"]
     found = EXPECTED in run["text"]
     full, resident = run["kv_bytes_full"], run["kv_bytes_resident"]
-    steps = run["new_tokens"] - 1
+    steps = max(1, run["new_tokens"] - 1)
     rows = [
         ("the number hidden in the prompt", EXPECTED),
         ("the model's answer", run["text"].strip().split("\n")[0]),
@@ -35,8 +35,9 @@ def main():
     print()
     for name, value in rows:
         print(f"  {name:<{width}}  {value}")
-    passed = found and check["pass"]
-    print(f"\n  {'everything as expected' if passed else 'NOT as expected'}\n")
+    faults = check["failed"] + ([] if found else ["the answer is not the hidden number"])
+    passed = not faults
+    print("\n  everything as expected\n" if passed else "\n  NOT as expected: " + "; ".join(faults))
     return 0 if passed else 1
 
 

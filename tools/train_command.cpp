@@ -1,8 +1,13 @@
 // pqcache train: run the model over text, sample keys and queries, train codebooks, judge them on
 // text they have not seen, write one file.
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 
 #include "attention/decoder/self_text.h"
 #include "attention/decoder/session.h"
@@ -38,7 +43,8 @@ class TrainCommand : public Command {
  public:
   void Declare(Flags* flags) override {
     model_.Declare(flags);
-    flags->Specs("--text", &texts_, "text file (repeatable), or self: the model writes it");
+    flags->Specs("--text", &texts_,
+                 "text file (repeatable), or self (default): the model writes it");
     flags->Count("--tokens", &tokens_, "tokens to run the model over");
     flags->Count("--ctx", &context_, "tokens of a sequence (0: the model's range, at most 16000)");
     flags->Count("--samples", &samples_, "keys kept per layer and head");
@@ -56,6 +62,8 @@ class TrainCommand : public Command {
     if (tokens_ < 1 || samples_ < 1 || iterations_ < 1 || iterations_ > 10000) {
       return Status::InvalidArgument("--tokens, --samples and --iterations must be positive");
     }
+    PQCACHE_RETURN_IF_ERROR(CheckTrainer());
+    PQCACHE_RETURN_IF_ERROR(CheckOutput());
     PQCACHE_ASSIGN_OR_RETURN(options_.rotation, train::ParseRotation(rotation_name_));
     options_.iterations = static_cast<int>(iterations_);
     options_.seed = static_cast<uint64_t>(model_.seed);
@@ -68,9 +76,22 @@ class TrainCommand : public Command {
     const attention::ModelSpec& spec = model.decoder->spec();
     PQCACHE_ASSIGN_OR_RETURN(options_.shape, PqShape::Parse(pq_, spec.head_dim));
     if (context_ == 0) context_ = std::min<int64_t>(16000, spec.max_positions);
-    context_ = std::min(context_, spec.max_positions);
+    if (context_ < 2 || context_ > spec.max_positions) {
+      return Status::InvalidArgument("--ctx is " + std::to_string(context_) +
+                                     ", expected 2 to the model's " +
+                                     std::to_string(spec.max_positions));
+    }
+    if (samples_ < options_.shape.centroids()) {
+      return Status::InvalidArgument("--samples is " + std::to_string(samples_) +
+                                     ", expected at least the " +
+                                     std::to_string(options_.shape.centroids()) + " centroids");
+    }
     // One sequence more than is trained on: the last one is the judge's.
     const int64_t sequences = std::max<int64_t>(1, (tokens_ + context_ - 1) / context_) + 1;
+    tokens_ = (sequences - 1) * context_;
+    std::fprintf(stderr,
+                 "pqcache: training on %lld sequences of %lld tokens, judging on one more\n",
+                 static_cast<long long>(sequences - 1), static_cast<long long>(context_));
     PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> text,
                              CollectTokens(*model.decoder, sequences * context_));
 
@@ -102,6 +123,29 @@ class TrainCommand : public Command {
       help += (help.size() > 9 ? ", " : "") + std::string(entry.name);
     }
     return help;
+  }
+
+  Status CheckTrainer() const {
+    for (const auto& entry : train::KMeansTrainers()) {
+      if (entry.name == options_.trainer) return Status::Ok();
+    }
+    return Status::InvalidArgument("--trainer is '" + options_.trainer + "', expected " +
+                                   TrainerHelp());
+  }
+
+  // Before hours of work, not after them.
+  Status CheckOutput() const {
+    const std::filesystem::path path(output_);
+    const std::string folder = path.has_parent_path() ? path.parent_path().string() : ".";
+    std::error_code error;
+    if (std::filesystem::is_directory(path, error)) {
+      return Status::InvalidArgument("-o " + output_ + " is a folder, expected a file");
+    }
+    if (::access(folder.c_str(), W_OK) != 0) {
+      return Status::IoError("-o " + output_ + ": cannot write into " + folder + ": " +
+                             std::strerror(errno));
+    }
+    return Status::Ok();
   }
 
   Result<train::KeySampler> MakeSampler(const attention::ModelSpec& spec) const {

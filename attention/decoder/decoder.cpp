@@ -5,8 +5,10 @@
 #include "attention/decoder/layer_math.h"
 #include "attention/decoder/weights.h"
 #include "attention/model/checkpoint.h"
+#include "attention/model/model_fingerprint.h"
 #include "attention/model/rope.h"
 #include "attention/model/weight_check.h"
+#include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
 namespace {
@@ -158,7 +160,7 @@ Result<std::unique_ptr<Decoder>> Decoder::Load(const std::string& model_dir, Com
   PQCACHE_ASSIGN_OR_RETURN(impl->spec, LoadModelSpec(model_dir));
   PQCACHE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
   PQCACHE_RETURN_IF_ERROR(CheckWeights(impl->spec, checkpoint).Annotate(model_dir));
-  PQCACHE_ASSIGN_OR_RETURN(impl->fingerprint, checkpoint.ComputeFingerprint());
+  PQCACHE_ASSIGN_OR_RETURN(impl->fingerprint, ModelFingerprint(impl->spec, checkpoint));
   const bool half =
       impl->spec.checkpoint_dtype == "bfloat16" || impl->spec.checkpoint_dtype == "float16";
   const bool use_bfloat16 = compute == ComputeDType::kBFloat16 ||
@@ -192,7 +194,11 @@ Status Decoder::Forward(std::span<const int64_t> tokens, std::span<const int64_t
   ApplyNorm(spec, impl_->weights.final_norm, logit_rows, last, &normed);
   logits->resize(static_cast<size_t>(logit_rows * spec.vocab));
   const Linear& head = spec.tied_head ? *impl_->weights.embedding : *impl_->weights.head;
-  return head.Apply(logit_rows, normed.data(), logits->data(), impl_->pool);
+  PQCACHE_RETURN_IF_ERROR(head.Apply(logit_rows, normed.data(), logits->data(), impl_->pool));
+  if (!AllFinite(logits->data(), logit_rows * spec.vocab)) {
+    return Status::InvalidArgument("a logit is NaN or infinite, expected finite numbers");
+  }
+  return Status::Ok();
 }
 
 }  // namespace pqcache::attention

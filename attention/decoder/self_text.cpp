@@ -98,6 +98,12 @@ Result<std::vector<std::vector<int64_t>>> SampleSelfText(
     const std::function<void(double)>& progress) {
   SelfTextOptions o = options;
   o.sequence_tokens = std::min(o.sequence_tokens, decoder.spec().max_positions);
+  // Keys and values of a batch stay below 1 GiB (or one sequence's). The text does not depend on
+  // the batch, since every sequence has a generator of its own.
+  const ModelSpec& spec = decoder.spec();
+  const int64_t sequence_bytes = spec.layers * spec.kv_heads * o.sequence_tokens * 2 *
+                                 spec.head_dim * static_cast<int64_t>(sizeof(float));
+  o.batch = std::clamp<int64_t>((int64_t{1} << 30) / sequence_bytes, 1, o.batch);
   const int64_t sequences = (o.tokens + o.sequence_tokens - 1) / o.sequence_tokens;
   const int64_t total = sequences * o.sequence_tokens;
   int64_t done = 0;

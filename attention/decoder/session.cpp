@@ -29,6 +29,12 @@ Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
                                                  CacheAttentionOptions attention) {
   PQCACHE_RETURN_IF_ERROR(CheckCodebooks(*decoder, storage.codebooks.get()));
   const ModelSpec& spec = decoder->spec();
+  if (storage.n_sink > spec.max_positions || storage.local_window > spec.max_positions) {
+    return Status::InvalidArgument("n_sink " + std::to_string(storage.n_sink) + ", local_window " +
+                                   std::to_string(storage.local_window) +
+                                   ", expected at most the model's " +
+                                   std::to_string(spec.max_positions) + " tokens");
+  }
   KvCacheOptions options;
   options.layers = static_cast<int>(spec.layers);
   options.kv_heads = spec.kv_heads;
@@ -63,6 +69,10 @@ Status Session::Prefill(std::span<const int64_t> tokens, int64_t logit_rows,
   attention_->set_prefill(true);
   // Pages without keys cannot serve the exact prefill of a later chunk: one chunk takes all.
   const bool keyless = cache_->options().page.layout == PageLayout::kValueOnly;
+  if (keyless && tokens_ > 0) {
+    return Status::InvalidArgument("a second prefill after " + std::to_string(tokens_) +
+                                   " tokens; without exact keys in the pages, expected one alone");
+  }
   const size_t chunk = keyless ? tokens.size() : static_cast<size_t>(kChunkTokens);
   for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
     const auto part = tokens.subspan(begin, std::min(chunk, tokens.size() - begin));
@@ -84,10 +94,15 @@ Status Session::Step(int64_t token, std::vector<float>* logits) {
 
 Status Session::Run(std::span<const int64_t> tokens, int64_t logit_rows,
                     std::vector<float>* logits) {
+  PQCACHE_RETURN_IF_ERROR(failed_);
   std::vector<int64_t> positions(tokens.size());
   std::iota(positions.begin(), positions.end(), tokens_);
   AttentionBackend* backend = wrapper_ != nullptr ? wrapper_ : attention_.get();
-  PQCACHE_RETURN_IF_ERROR(decoder_->Forward(tokens, positions, backend, logit_rows, logits));
+  const Status status = decoder_->Forward(tokens, positions, backend, logit_rows, logits);
+  if (!status.ok()) {
+    if (cache_->tokens(0) != tokens_) failed_ = status;
+    return status;
+  }
   tokens_ += static_cast<int64_t>(tokens.size());
   return Status::Ok();
 }

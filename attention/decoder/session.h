@@ -37,7 +37,7 @@ class Session {
                                                  const SessionStorage& storage,
                                                  CacheAttentionOptions attention);
   // A second sequence that continues this one under another policy. This session must not be a
-  // fork, must outlive it and must not run meanwhile.
+  // fork, must outlive it and must not run while the fork is made.
   Result<std::unique_ptr<Session>> Fork(CacheAttentionOptions attention) const;
 
   // Runs prompt tokens exactly, in chunks. Gives the logits of the last `logit_rows` of them
@@ -69,6 +69,7 @@ class Session {
   std::unique_ptr<CacheAttention> attention_;
   AttentionBackend* wrapper_ = nullptr;
   int64_t tokens_ = 0;
+  Status failed_;  // layers may disagree after a failure: every later call repeats it
 };
 
 // The exact policy, for sessions that only prefill or that judge others.

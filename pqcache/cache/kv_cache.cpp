@@ -76,16 +76,18 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options,
 }
 
 KvCache::~KvCache() {
+  const Status released = store_->ReserveMemory(this, 0);
+  PQCACHE_CHECK(released.ok(), "giving memory back cannot fail");
   const Status status = store_->RemoveContext(options_.context);
   if (!status.ok()) Log(LogLevel::kWarning, "pages were left in the store: " + status.message());
 }
 
 Result<std::unique_ptr<KvCache>> KvCache::Fork(const ContextId& context) const {
-  PQCACHE_CHECK(parent_ == nullptr, "a fork cannot be forked");
+  PQCACHE_CHECK(!is_fork_, "a fork cannot be forked");
   KvCacheOptions options = options_;
   options.context = context;
   std::unique_ptr<KvCache> fork(new KvCache(options, store_, pool_));
-  fork->parent_ = this;
+  fork->is_fork_ = true;
   for (const HeadCache& head : heads_) fork->heads_.emplace_back(head, context);
   PQCACHE_RETURN_IF_ERROR(fork->ReserveMemory());
   return fork;
@@ -104,12 +106,12 @@ Status KvCache::Append(int layer, int64_t n, const float* keys, const float* val
     }
   });
   PQCACHE_RETURN_IF_ERROR(CheckUsable(layer));
+  Status status;
   for (std::vector<PageWrite>& pages : full_pages_) {
-    if (pages.empty()) continue;
-    const Status status = store_->Put(pages);
+    if (status.ok() && !pages.empty()) status = store_->Put(pages);
     pages.clear();
-    PQCACHE_RETURN_IF_ERROR(status);
   }
+  PQCACHE_RETURN_IF_ERROR(status);
   return ReserveMemory();
 }
 
@@ -127,7 +129,7 @@ Status KvCache::CheckUsable(int layer) const {
 Status KvCache::ReserveMemory() {
   const uint64_t bytes = memory_bytes();
   if (bytes == reserved_) return Status::Ok();
-  PQCACHE_RETURN_IF_ERROR(store_->ReserveMemory(bytes));
+  PQCACHE_RETURN_IF_ERROR(store_->ReserveMemory(this, bytes));
   reserved_ = bytes;
   return Status::Ok();
 }
@@ -179,8 +181,17 @@ Status KvCache::ReadRows(int layer, int kv_head, int64_t begin, int64_t end, flo
 }
 
 uint64_t KvCache::memory_bytes() const {
-  uint64_t bytes = parent_ == nullptr ? 0 : parent_->memory_bytes();
+  uint64_t bytes = 0;
   for (const HeadCache& head : heads_) bytes += head.bytes();
+  return bytes;
+}
+
+uint64_t KvCache::memory_bytes_for(ScoreSource source) const {
+  uint64_t bytes = memory_bytes();
+  for (const HeadCache& head : heads_) {
+    if (source != ScoreSource::kCodes && head.codes() != nullptr) bytes -= head.codes()->bytes();
+    if (source != ScoreSource::kKeys && head.keys() != nullptr) bytes -= head.keys()->bytes();
+  }
   return bytes;
 }
 

@@ -4,7 +4,8 @@
 //
 // Append in order of position, every layer the same tokens. Append of different layers must not
 // run together; const functions may. The store is borrowed and must outlive the cache; codebooks
-// are shared. Destruction removes the cache's pages from the store.
+// are shared. Destruction removes the cache's pages from the store. After a failed Append the cache
+// is incomplete: it can only be destroyed.
 
 #include <cstdint>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "pqcache/base/thread_pool.h"
 #include "pqcache/cache/head_cache.h"
 #include "pqcache/cache/page_store.h"
+#include "pqcache/policy/selection_policy.h"
 
 namespace pqcache {
 
@@ -37,7 +39,8 @@ class KvCache {
   KvCache& operator=(const KvCache&) = delete;
 
   // A second sequence that continues this one: shares its full pages, copies the rest. This cache
-  // must not itself be a fork, must outlive the fork, and must not be appended to meanwhile.
+  // must not itself be a fork, must outlive the fork, and must not be appended to while the fork is
+  // made.
   Result<std::unique_ptr<KvCache>> Fork(const ContextId& context) const;
 
   // keys, values: [N, Hkv, D] float32.
@@ -56,8 +59,10 @@ class KvCache {
   Status ReadRows(int layer, int kv_head, int64_t begin, int64_t end, float* keys,
                   float* values) const;
 
-  // Memory outside the store, and what exact K and V of all tokens take.
+  // Memory outside the store (of a fork: its own), what of it a policy with this score source
+  // needs, and what exact K and V of all tokens take.
   uint64_t memory_bytes() const;
+  uint64_t memory_bytes_for(ScoreSource source) const;
   uint64_t full_bytes() const;
 
  private:
@@ -68,7 +73,7 @@ class KvCache {
   KvCacheOptions options_;
   PageStore* store_;
   ThreadPool* pool_;
-  const KvCache* parent_ = nullptr;
+  bool is_fork_ = false;
   uint64_t reserved_ = 0;
   std::vector<HeadCache> heads_;                    // [L, Hkv]
   std::vector<std::vector<PageWrite>> full_pages_;  // [Hkv], of the running Append

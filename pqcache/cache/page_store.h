@@ -76,10 +76,11 @@ class PageStore {
   virtual Status Sync() = 0;
   virtual PageStoreStats stats() const = 0;
 
-  // Tells a store with a memory budget that its user holds `bytes` of keys and values outside the
-  // store; they count against the same budget. Replaces what was declared before. OutOfMemory, and
-  // nothing changed, if the budget cannot hold them.
-  virtual Status ReserveMemory(uint64_t bytes) = 0;
+  // Tells a store with a memory budget that `owner` (an address that names it, never followed)
+  // holds `bytes` of keys and values outside the store; they count against the same budget.
+  // Replaces what this owner declared before; 0 gives it back. OutOfMemory, and nothing changed, if
+  // the budget cannot hold what all owners declared.
+  virtual Status ReserveMemory(const void* owner, uint64_t bytes) = 0;
 };
 
 }  // namespace pqcache

@@ -25,7 +25,7 @@ enum class ScoreSource {
   kKeys,   // inner products with exact keys held in memory
 };
 
-// How many tokens to select: exactly one of the three is set.
+// How many tokens to select: at most one of the three is set; none selects nothing.
 struct SelectionBudget {
   int64_t tokens = 0;  // so many
   double ratio = 0;    // this share of the context, rounded

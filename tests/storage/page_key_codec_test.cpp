@@ -58,5 +58,40 @@ TEST(PageKeyCodec, RangeHoldsExactlyTheContext) {
   }
 }
 
+TEST(PageKeyCodec, DecodesWhatItEncoded) {
+  const PageKey key = {
+      .context = SampleContext("a"), .layer = 3, .head = 0x01020304, .page = 1L << 40};
+  const std::string bytes = EncodePageKey(key);
+  const auto fields = DecodePageKey(bytes);
+  ASSERT_TRUE(fields.has_value());
+  EXPECT_EQ(fields->context, bytes.substr(0, 16));
+  EXPECT_EQ(fields->layer, 3);
+  EXPECT_EQ(fields->head, 0x01020304);
+  EXPECT_EQ(fields->page, 1L << 40);
+  EXPECT_EQ(EncodePageKey(*fields), bytes);
+  EXPECT_FALSE(DecodePageKey(bytes.substr(1)).has_value());
+  EXPECT_FALSE(DecodePageKey(bytes + "x").has_value());
+  EXPECT_FALSE(DecodePageKey(std::string(32, '\xff')).has_value());  // negative numbers
+}
+
+TEST(PageKeyCodec, FindsTheFirstKeyThatHolds) {
+  const std::string low = EncodePageKey(SampleKey("a", 5));
+  for (const PageKey& key : {SampleKey("a", 6), SampleKey("a", 7), SampleKey("a", 1000),
+                             SampleKey("a", 0, 0, 1), SampleKey("a", 3, 2, 1)}) {
+    const std::string first = EncodePageKey(key);
+    int calls = 0;
+    EXPECT_EQ(FirstKeyAbove(low,
+                            [&](const std::string& k) {
+                              ++calls;
+                              return k >= first;
+                            }),
+              first);
+    EXPECT_LE(calls, 512);
+  }
+  EXPECT_EQ(FirstKeyAbove(low, [](const std::string&) { return false; }), "");
+  const std::string last(32, '\xff');
+  EXPECT_EQ(FirstKeyAbove(low, [&](const std::string& k) { return k == last; }), last);
+}
+
 }  // namespace
 }  // namespace pqcache::storage

@@ -161,8 +161,8 @@ TEST_P(PageStoreConformance, CountsTheBytesItReads) {
 }
 
 TEST_P(PageStoreConformance, ReservesMemory) {
-  EXPECT_OK(store_->ReserveMemory(1000));
-  EXPECT_OK(store_->ReserveMemory(0));
+  EXPECT_OK(store_->ReserveMemory(nullptr, 1000));
+  EXPECT_OK(store_->ReserveMemory(nullptr, 0));
 }
 
 // Writers own distinct contexts and read their own writes; everybody also reads a shared one.

@@ -80,14 +80,14 @@ TEST(Stores, HoldsAMemoryStoreToItsLimit) {
   ExpectError(PutPage(store, a, SamplePage(a, 5, 8)), StatusCode::kOutOfMemory, "bytes of pages");
   EXPECT_TRUE(SameBytes(ReadPage(store, a).page, SamplePage(a, 5)));
 
-  ExpectError(store->ReserveMemory(1), StatusCode::kOutOfMemory, "and 1 reserved");
+  ExpectError(store->ReserveMemory(nullptr, 1), StatusCode::kOutOfMemory, "and 1 reserved");
   ASSERT_OK(store->RemoveContext(SampleContext("a")));
   EXPECT_EQ(store->stats().resident_bytes, 0u);
-  ASSERT_OK(store->ReserveMemory(size + 1));
+  ASSERT_OK(store->ReserveMemory(nullptr, size + 1));
   ExpectError(PutPage(store, a, SamplePage(a)), StatusCode::kOutOfMemory, "reserved");
-  ASSERT_OK(store->ReserveMemory(size));
+  ASSERT_OK(store->ReserveMemory(nullptr, size));
   EXPECT_OK(PutPage(store, a, SamplePage(a)));
-  ExpectError(store->ReserveMemory(UINT64_MAX), StatusCode::kOutOfMemory, "reserved");
+  ExpectError(store->ReserveMemory(nullptr, UINT64_MAX), StatusCode::kOutOfMemory, "reserved");
 }
 
 TEST(Stores, SharesPagesInMemoryWithoutCopies) {
@@ -97,7 +97,7 @@ TEST(Stores, SharesPagesInMemoryWithoutCopies) {
   const PageRef page = SamplePage(key);
   ASSERT_OK(PutPage(store->get(), key, page));
   EXPECT_EQ(ReadPage(store->get(), key).page, page);
-  EXPECT_OK((*store)->ReserveMemory(1ull << 50));
+  EXPECT_OK((*store)->ReserveMemory(nullptr, 1ull << 50));
 }
 
 TEST(Stores, MakesMissingFoldersAndOpensThemAgain) {

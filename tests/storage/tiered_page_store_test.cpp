@@ -42,7 +42,7 @@ class StoreBelow final : public PageStore {
     stats.bytes_read = {{"below", stats.bytes_read.at("memory")}};
     return stats;
   }
-  Status ReserveMemory(uint64_t) override { return Status::Ok(); }
+  Status ReserveMemory(const void*, uint64_t) override { return Status::Ok(); }
 
   bool fail = false;
   int syncs = 0;
@@ -122,19 +122,19 @@ TEST_F(TieredStore, EvictsTheOldestUnusedPageFirst) {
 TEST_F(TieredStore, ReservesFromTheSameBudget) {
   Make(4 * kPage);
   for (int page = 0; page < 4; ++page) PutSample(page);
-  ASSERT_OK(store_->ReserveMemory(kPage + 1));
+  ASSERT_OK(store_->ReserveMemory(nullptr, kPage + 1));
   EXPECT_EQ(store_->stats().resident_bytes, 2 * kPage);
-  ExpectError(store_->ReserveMemory(4 * kPage + 1), StatusCode::kOutOfMemory,
+  ExpectError(store_->ReserveMemory(nullptr, 4 * kPage + 1), StatusCode::kOutOfMemory,
               std::to_string(4 * kPage + 1) + " bytes to reserve, expected at most the limit of " +
                   std::to_string(4 * kPage));
   EXPECT_EQ(store_->stats().resident_bytes, 2 * kPage);
-  ASSERT_OK(store_->ReserveMemory(4 * kPage));
+  ASSERT_OK(store_->ReserveMemory(nullptr, 4 * kPage));
   EXPECT_EQ(store_->stats().resident_bytes, 0u);
   PutSample(9);
   EXPECT_EQ(store_->stats().resident_bytes, 0u);
   EXPECT_FALSE(Hits(9));
   EXPECT_FALSE(Hits(9));
-  ASSERT_OK(store_->ReserveMemory(0));
+  ASSERT_OK(store_->ReserveMemory(nullptr, 0));
   EXPECT_FALSE(Hits(9));
   EXPECT_TRUE(Hits(9));
 }
@@ -223,7 +223,7 @@ TEST_F(TieredStore, HoldsTheBudgetUnderRandomOperations) {
       ASSERT_OK(store_->RemoveContext(key.context));
     } else if (action < 350) {
       const uint64_t bytes = random.Below(kLimit * 5 / 4);
-      if (store_->ReserveMemory(bytes).ok()) reserved = bytes;
+      if (store_->ReserveMemory(nullptr, bytes).ok()) reserved = bytes;
       EXPECT_EQ(reserved == bytes, bytes <= kLimit);
     } else {
       const PageRead read = ReadPage(store_.get(), key);

@@ -10,6 +10,7 @@
 
 #include "pqcache/cache/page_codec.h"
 #include "storage/memory_page_store.h"
+#include "storage/memory_reservations.h"
 
 namespace pqcache::testing {
 
@@ -20,7 +21,7 @@ class FaultyStore : public PageStore {
   std::function<bool(const PageKey&)> damages = [](const PageKey&) { return false; };
   Status put_status;                  // of every Put
   uint64_t memory = 1ull << 40;       // ReserveMemory refuses more
-  uint64_t reserved = 0;              // what was last accepted
+  uint64_t reserved = 0;              // by all owners together
   std::map<int64_t, int> pages_read;  // by page number
   size_t largest_batch = 0;           // of Read
   size_t pages_put = 0;
@@ -48,16 +49,19 @@ class FaultyStore : public PageStore {
   Status RemoveContext(const ContextId& context) override { return pages_.RemoveContext(context); }
   Status Sync() override { return pages_.Sync(); }
   PageStoreStats stats() const override { return pages_.stats(); }
-  Status ReserveMemory(uint64_t bytes) override {
-    if (bytes > memory) {
-      return Status::OutOfMemory(std::to_string(bytes) + " bytes, expected at most " +
+  Status ReserveMemory(const void* owner, uint64_t bytes) override {
+    const uint64_t total = reservations_.TotalWith(owner, bytes);
+    if (bytes > 0 && total > memory) {
+      return Status::OutOfMemory(std::to_string(total) + " bytes, expected at most " +
                                  std::to_string(memory));
     }
-    reserved = bytes;
+    reservations_.Set(owner, bytes);
+    reserved = total;
     return Status::Ok();
   }
 
  private:
+  storage::MemoryReservations reservations_;
   storage::MemoryPageStore pages_{storage::kNoMemoryLimit};
 };
 

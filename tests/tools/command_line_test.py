@@ -51,7 +51,8 @@ class CommandLine(unittest.TestCase):
 
     def test_usage_errors_exit_2(self):
         self.expect(2, "", )
-        self.expect(2, "", "no-such-command")
+        self.expect(2, "unknown command 'no-such-command', expected one of: train",
+                    "no-such-command")
         self.expect(2, "", "generate", "--no-such-flag")
         self.expect(2, "--model is absent", "generate", "-p", "x")
         self.expect(2, "exactly one non-empty prompt", "generate", "-m", MODEL, "-p", "")
@@ -187,10 +188,49 @@ class CommandLine(unittest.TestCase):
                            "--dtype", "float32", "--json")
         report = json.loads(done.stdout)
         self.assertTrue(report["pass"])
+        self.assertEqual(report["failed"], [])
         self.assertEqual(report["top1_agreement"], 1)
         self.assertLess(report["kl"], 1e-6)
         self.assertLess(report["reference_deviation"], 1e-5)
         self.assertAlmostEqual(report["layers"][0]["recall"], 1)
+
+    def test_check_passes_in_bfloat16_and_says_why_it_fails(self):
+        text = self.path("text16.txt")
+        pathlib.Path(text).write_text("The sea was calm and the ship lay still. " * 200,
+                                      encoding="utf-8")
+        common = ["check", "-m", MODEL, "--codebooks", self.codebooks, "-f", text, "--ctx", "900",
+                  "--last", "8"]
+        self.expect(0, "PASS", *common, "--policy", "exact", "--dtype", "bfloat16")
+        self.expect(1, "FAIL: the share of equal top tokens", *common, "--policy", "exact",
+                    "--min-agreement", "1.1")
+
+    def test_numbers_that_would_overflow(self):
+        huge = "9223372036854775807"
+        for flag in ("--offset", "--windows", "--last"):
+            self.expect(2, "expected at most", "eval", "-m", MODEL, "--task", "ppl", "-f", "x",
+                        flag, huge)
+        self.expect(2, "expected at most", "check", "-m", MODEL, "--last", huge)
+        self.expect(2, "expected at most", "train", "-m", MODEL, "--tokens", huge, "-o", "x")
+        self.expect(1, "expected 2 to the model's 16384", "train", "-m", MODEL, "--ctx", "1G",
+                    "-o", self.path("x.pqcb"))
+        self.expect(1, "expected at most the model's", "generate", "-m", MODEL, "-p", "x",
+                    "--policy", "exact", "--n-sink", "1M")
+
+    def test_train_refuses_before_the_work(self):
+        self.expect(2, "cannot write into", "train", "-m", MODEL, "-o", "/no/such/folder/x")
+        self.expect(2, "is a folder", "train", "-m", MODEL, "-o", self.dir.name)
+        self.expect(2, "--trainer is 'nope'", "train", "-m", MODEL, "--trainer", "nope", "-o",
+                    self.path("x.pqcb"))
+
+    def test_codebooks_know_the_rotary_embedding(self):
+        model = self.path("other_rope")
+        shutil.copytree(MODEL, model)
+        config = pathlib.Path(model) / "config.json"
+        os.chmod(config, 0o644)
+        config.write_text(config.read_text(encoding="utf-8").replace("1000000.0", "777.0"),
+                          encoding="utf-8")
+        self.expect(1, "codebooks were trained for model", "generate", "-m", model, "-p", "x",
+                    "--codebooks", self.codebooks)
 
     def test_eval_shares_samples_between_policies(self):
         out = self.path("eval")
