@@ -17,9 +17,10 @@ namespace pqcache::tools {
 namespace {
 
 // What the exact path may deviate from the double-precision reference, relative to the largest
-// output: rounding of float32 sums. Both sides read keys and values as they are stored, so the
-// compute type does not matter.
-constexpr double kReferenceTolerance = 1e-4;
+// output. A float32 logit of size 100 is off by some 1e-5, and so is its weight; 16,000 tokens were
+// seen to add up to 7e-5. Both sides read keys and values as they are stored, so the compute type
+// does not matter.
+constexpr double kReferenceTolerance = 1e-3;
 
 double KlDivergence(std::span<const float> exact, std::span<const float> policy) {
   double kl = 0;

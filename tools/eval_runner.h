@@ -61,8 +61,8 @@ class EvalRunner {
                    std::vector<Prediction>* predictions);
 
   // Perplexity of the last `scored` tokens of a window, token by token through the cache after an
-  // exact prefill of the rest; the exact policy takes its losses from the prefill itself, which is
-  // the same computation.
+  // exact prefill of the rest; the exact policy takes its losses from the prefill itself: the same
+  // attention over the same stored keys and values.
   Status RunWindow(std::span<const int64_t> window, int64_t scored, std::span<EvalResult> results);
 
  private:

@@ -13,6 +13,6 @@ if command -v nvcc >/dev/null; then
 else
   echo "no nvcc: the CUDA code is not compiled" >&2
 fi
-# FAISS, BLAS and torch start OpenMP regions from worker threads; waiting must not burn their cores.
+# Where a library does start OpenMP threads, waiting ones must not burn the cores of the others.
 export OMP_WAIT_POLICY=passive
 ctest --test-dir build --output-on-failure
