@@ -32,6 +32,10 @@ class EvalCommand : public Command {
     for (const TaskEntry& entry : GeneratedTasks()) help += ", " + std::string(entry.name);
     model_.Declare(flags);
     attention_.Declare(flags);
+    flags->Count(
+        "--shadow", &attention_.shadow,
+        "judge every n-th step against exact attention; adds recall, mass and output_error "
+        "to the JSON");
     flags->Texts("--task", &tasks_, help);
     flags->Specs("--policy", &policy_names_, "attention policy (repeatable)");
     flags->Texts("--ctx", &ctx_texts_, "context lengths");

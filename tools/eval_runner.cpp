@@ -35,6 +35,11 @@ Json EvalResult::ToJson() const {
   j.Set("tokens_per_second", step > 0 ? Json(1000 / step) : Json());
   j.Set("kv_bytes_resident", resident_bytes / n);
   j.Set("selected_ratio", attended_context > 0 ? attended / attended_context : 0.0);
+  if (judged.shadow_steps > 0) {
+    const double steps_judged = static_cast<double>(judged.shadow_steps);
+    j.Set("recall", judged.recall / steps_judged).Set("mass", judged.mass / steps_judged);
+    j.Set("output_error", judged.output_error / steps_judged);
+  }
   return j;
 }
 
@@ -56,6 +61,7 @@ void EvalRunner::AddStats(const attention::Session& session, uint64_t store_byte
                           ScoreSource source, EvalResult* result) {
   const attention::HeadStats total = session.stats().Total();
   if (total.steps == 0) return;
+  result->judged.Add(total);
   const double steps = static_cast<double>(total.steps);
   result->attended += (total.always + total.selected) / steps;
   result->attended_context += static_cast<double>(session.tokens());

@@ -32,6 +32,7 @@ struct EvalResult {
   int64_t steps = 0;
   double resident_bytes = 0;                  // sum over samples
   double attended = 0, attended_context = 0;  // selected tokens, and the context they are out of
+  attention::HeadStats judged;                // sums of the steps that --shadow judged
   bool is_ppl = false;
 
   Json ToJson() const;

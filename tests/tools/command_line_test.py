@@ -237,10 +237,11 @@ class CommandLine(unittest.TestCase):
         done = self.expect(0, "results", "eval", "-m", MODEL, "--codebooks", self.codebooks,
                            "--task", "passkey,copy", "--ctx", "700", "--num-samples", "2",
                            "--policy", "exact", "--policy", "pq:codes_only", "--policy", "recent",
-                           "--attn-ratio", "0.5", "-o", out, "--json")
+                           "--attn-ratio", "0.5", "--shadow", "4", "-o", out, "--json")
         rows = json.loads(done.stdout)["results"]
         self.assertEqual(len(rows), 6)
         self.assertTrue(all(row["samples"] == 2 for row in rows))
+        self.assertTrue(all(row["recall"] <= 1 and row["mass"] <= 1.000001 for row in rows))
         lines = (pathlib.Path(out) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         self.assertEqual(len(lines), 12)
 
