@@ -8,12 +8,14 @@
 
 #include "attention/decoder/self_text.h"
 #include "storage/stores.h"
+#include "tests/support/faulty_store.h"
 #include "tests/support/status_matchers.h"
 
 namespace pqcache::attention {
 namespace {
 
 using testing::ExpectError;
+using testing::FaultyStore;
 
 class SessionTest : public ::testing::Test {
  protected:
@@ -103,6 +105,49 @@ TEST_F(SessionTest, RefusesPoliciesThatTheCacheCannotServe) {
   tail.tail = TailMode::kEstimate;
   ExpectError(Session::Create(decoder_.get(), storage_, tail), StatusCode::kInvalidArgument,
               "needs a policy with scores");
+}
+
+TEST_F(SessionTest, AFailedStepEndsTheSession) {
+  FaultyStore broken;
+  storage_.store = &broken;
+  const auto session = Start(ExactAttention());
+  std::vector<float> logits;
+  ASSERT_OK(session->Prefill(tokens_, 1, &logits));
+  broken.loses = [](const PageKey& key) { return key.layer == 1; };
+  // Layer 0 has the token, layers 1 and 2 do not: going on would mix them.
+  ExpectError(session->Step(3, &logits), StatusCode::kNotFound, "layer 1");
+  broken.loses = nullptr;
+  ExpectError(session->Step(3, &logits), StatusCode::kNotFound, "layer 1");
+  EXPECT_EQ(session->tokens(), 60);
+}
+
+TEST_F(SessionTest, PagesWithoutKeysTakeOnePrefill) {
+  const ModelSpec& spec = decoder_->spec();
+  auto set = std::make_shared<CodebookSet>();
+  set->model = decoder_->fingerprint();
+  set->rotation = "none";
+  set->layers = static_cast<int>(spec.layers);
+  set->kv_heads = spec.kv_heads;
+  for (int i = 0; i < set->layers * set->kv_heads; ++i) {
+    HeadCodebook::Parts parts;
+    parts.shape = {spec.head_dim, 4, 4};
+    for (int c = 0; c < 16 * spec.head_dim; ++c) {
+      parts.centroids.push_back(static_cast<float>(c * 7 % 13) - 6.0f);
+    }
+    set->heads.push_back(std::move(*HeadCodebook::Create(std::move(parts))));
+  }
+  storage_.codebooks = set;
+  storage_.keep_keys = false;
+  storage_.value_only_pages = true;
+  CacheAttentionOptions options;
+  options.policy = std::move(*CreatePolicy("pq:codes_only"));
+  options.budget.tokens = 5;
+  const auto session = Start(options);
+  std::vector<float> logits;
+  ASSERT_OK(session->Prefill(tokens_, 1, &logits));
+  ASSERT_OK(session->Step(3, &logits));
+  ExpectError(session->Prefill(tokens_, 1, &logits), StatusCode::kInvalidArgument,
+              "a second prefill after 61 tokens");
 }
 
 TEST_F(SessionTest, LoadNamesWhatIsMissing) {
