@@ -26,7 +26,8 @@ Result<std::vector<GpuInfo>> ListGpus() {
     if (const cudaError_t e = cudaGetDeviceProperties(&properties, i); e != cudaSuccess) {
       return CudaError("read device properties", e);
     }
-    gpus.push_back({properties.name, properties.major, properties.minor, properties.totalGlobalMem});
+    gpus.push_back(
+        {properties.name, properties.major, properties.minor, properties.totalGlobalMem});
   }
   return gpus;
 }
