@@ -2,11 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "attention/sdpa_reference.h"
 
 namespace pqcache::attention {
+
+double LargerDeviation(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<double>::quiet_NaN();
+  return std::max(a, b);
+}
 
 Status ReferenceAttention::Attend(const AttentionInput& input, float* out) {
   PQCACHE_RETURN_IF_ERROR(inner_->Attend(input, out));
@@ -32,10 +38,10 @@ Status ReferenceAttention::Attend(const AttentionInput& input, float* out) {
     for (size_t i = 0; i < exact.out.size(); ++i) {
       largest = std::max(largest, std::abs(exact.out[i]));
       const double error = std::abs(out[offset + static_cast<int64_t>(i)] - exact.out[i]);
-      if (!(error <= difference)) difference = error;
+      difference = LargerDeviation(difference, error);
     }
     const double deviation = largest > 0 ? difference / largest : difference;
-    if (!(deviation <= deviation_)) deviation_ = deviation;  // NaN counts as the largest
+    deviation_ = LargerDeviation(deviation_, deviation);
   }
   return Status::Ok();
 }

@@ -8,6 +8,9 @@
 
 namespace pqcache::attention {
 
+// The larger one; NaN is larger than every number, so that it is never lost.
+double LargerDeviation(double a, double b);
+
 class ReferenceAttention : public AttentionBackend {
  public:
   // Borrows both; `inner` attends exactly over `cache`.

@@ -139,7 +139,7 @@ class CheckCommand : public Command {
     const auto compared = tokens.last(static_cast<size_t>(last_));
     PQCACHE_ASSIGN_OR_RETURN(
         const auto parent, attention::Session::Create(&decoder, kept, attention::ExactAttention()));
-    std::vector<float> exact_logits, policy_logits;
+    double prefill_deviation = 0;
     {
       ProgressBar bar("prefill");
       attention::ReferenceAttention reference(parent->attention(), &parent->cache(), spec.heads,
@@ -147,7 +147,7 @@ class CheckCommand : public Command {
       parent->set_wrapper(&reference);
       PQCACHE_RETURN_IF_ERROR(
           parent->Prefill(prompt, 0, nullptr, [&](double done) { bar.Update(done); }));
-      prefill_deviation_ = reference.deviation();
+      prefill_deviation = reference.deviation();
     }
     PQCACHE_ASSIGN_OR_RETURN(const auto exact, parent->Fork(attention::ExactAttention()));
     PQCACHE_ASSIGN_OR_RETURN(const auto approximate, parent->Fork(options_));
@@ -155,6 +155,7 @@ class CheckCommand : public Command {
                                             spec.sliding_window);
     exact->set_wrapper(&reference);
     LogitSums sums;
+    std::vector<float> exact_logits, policy_logits;
     ProgressBar bar("compare");
     for (size_t i = 0; i + 1 < compared.size(); ++i) {
       PQCACHE_RETURN_IF_ERROR(exact->Step(compared[i], &exact_logits));
@@ -162,9 +163,7 @@ class CheckCommand : public Command {
       sums.Add(exact_logits, policy_logits, compared[i + 1]);
       bar.Update(static_cast<double>(i + 1) / static_cast<double>(compared.size()));
     }
-    const double deviation = std::isnan(prefill_deviation_)
-                                 ? prefill_deviation_
-                                 : std::max(prefill_deviation_, reference.deviation());
+    const double deviation = attention::LargerDeviation(prefill_deviation, reference.deviation());
     return MakeReport(sums, approximate->stats(), deviation);
   }
 
@@ -256,7 +255,6 @@ class CheckCommand : public Command {
   int64_t ctx_ = 0, last_ = 64;
   double min_agreement_ = 0.9, max_kl_ = 0.1;
   attention::CacheAttentionOptions options_;
-  double prefill_deviation_ = 0;
 };
 
 }  // namespace

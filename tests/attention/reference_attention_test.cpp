@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -64,6 +66,44 @@ TEST(ReferenceAttention, WhatIsLeftOutShows) {
   EXPECT_GT(DeviationOf("recent", 0), 0.05);
   EXPECT_GT(DeviationOf("recent", 30), 0.05);
   EXPECT_LT(DeviationOf("recent", 10), 1e-5);  // the model sees no more than the local window
+}
+
+// Writes what it is told to, and NaN once.
+class NanOnce : public AttentionBackend {
+ public:
+  NanOnce(AttentionBackend* inner, int64_t token) : inner_(inner), token_(token) {}
+  Status Attend(const AttentionInput& input, float* out) override {
+    PQCACHE_RETURN_IF_ERROR(inner_->Attend(input, out));
+    if (input.positions[0] == token_) out[0] = std::numeric_limits<float>::quiet_NaN();
+    return Status::Ok();
+  }
+
+ private:
+  AttentionBackend* inner_;
+  int64_t token_;
+};
+
+TEST(ReferenceAttention, NanIsNotForgotten) {
+  const Sequence s = RandomSequence(1, 20, 2, 2, 16);
+  storage::MemoryPageStore store(storage::kNoMemoryLimit);
+  ThreadPool pool(1);
+  KvCacheOptions cache_options;
+  cache_options.layers = 1;
+  cache_options.kv_heads = 2;
+  cache_options.page.dim = 16;
+  const auto cache = KvCache::Create(cache_options, nullptr, &store, &pool).value();
+  CacheAttentionOptions options;
+  options.heads = 2;
+  options.policy = CreatePolicy("exact").value();
+  const auto exact = CacheAttention::Create(options, cache.get(), &pool).value();
+  exact->set_prefill(false);
+  NanOnce broken(exact.get(), 7);
+  ReferenceAttention judge(&broken, cache.get(), 2, 0);
+  std::vector<float> out(2 * 16);
+  for (int64_t t = 0; t < 20; ++t) {
+    ASSERT_OK(judge.Attend({0, 1, &t, s.query(t, 0), s.key(t, 0), s.value(t, 0)}, out.data()));
+    EXPECT_EQ(std::isnan(judge.deviation()), t >= 7) << t;
+  }
 }
 
 }  // namespace
