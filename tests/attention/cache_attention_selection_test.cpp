@@ -23,20 +23,11 @@ using testing::Rig;
 using testing::RigOptions;
 using testing::RulePolicy;
 using testing::Sequence;
+using testing::SmallSplit;
 using testing::Split;
 using testing::StepOracle;
 
 using Layers = std::vector<Sequence>;
-
-RigOptions Options(const std::string& policy, SelectionBudget budget) {
-  RigOptions options;
-  options.cache.page.page_tokens = 16;
-  options.cache.n_sink = 4;
-  options.cache.local_window = 24;
-  options.policy = policy;
-  options.attention.budget = budget;
-  return options;
-}
 
 std::span<const float> HeadOf(const std::vector<float>& out, const Sequence& s, int head) {
   return std::span(out).subspan(static_cast<size_t>(head * s.dim), static_cast<size_t>(s.dim));
@@ -88,7 +79,7 @@ void ExpectOracleForAll(SelectionBudget budget, TailMode tail, int64_t sliding_w
     const Layers layers = {RandomSequence(1, 200, 2 * group, 2, 32)};
     for (const char* policy : {"flat", "pq", "pq:codes_only"}) {
       for (const bool per_head : {false, true}) {
-        RigOptions options = Options(policy, budget);
+        RigOptions options = SmallSplit(policy, budget);
         options.attention.per_head = per_head;
         options.attention.tail = tail;
         options.attention.sliding_window = sliding_window;
@@ -122,7 +113,7 @@ TEST(CacheAttentionSelection, SelectsTheSmallestSetThatReachesTheMass) {
     if (mass < 1) ExpectOracleForAll({.mass = mass}, TailMode::kDrop);
     for (const bool per_head : {false, true}) {
       const Layers layers = {RandomSequence(2, 300, 8, 2, 64)};
-      RigOptions options = Options("flat", {.mass = mass});
+      RigOptions options = SmallSplit("flat", {.mass = mass});
       options.attention.per_head = per_head;
       options.attention.shadow_every = 1;
       Rig rig(&layers, options);
@@ -149,7 +140,7 @@ TEST(CacheAttentionSelection, TheTailIsExactWherePagesHoldOneValue) {
         const int64_t first = std::max<int64_t>(n_sink, t / 16 * 16);
         for (int h = 0; h < 2; ++h) std::copy_n(s.value(first, h), 32, s.value(t, h));
       }
-      RigOptions options = Options("flat", {.tokens = k});
+      RigOptions options = SmallSplit("flat", {.tokens = k});
       options.cache.n_sink = n_sink;
       options.attention.tail = TailMode::kEstimate;
       Rig rig(&layers, options);
@@ -161,7 +152,7 @@ TEST(CacheAttentionSelection, TheTailIsExactWherePagesHoldOneValue) {
 
 TEST(CacheAttentionSelection, TheEstimateIsBetterThanDropping) {
   const Layers layers = {RandomSequence(4, 400, 8, 2, 64)};
-  RigOptions options = Options("pq", {.tokens = 20});
+  RigOptions options = SmallSplit("pq", {.tokens = 20});
   options.codebooks = testing::RandomCodebooks(layers, "32x8");
   options.attention.shadow_every = 1;
   double error[2];
@@ -184,7 +175,7 @@ TEST(CacheAttentionSelection, EqualScoresGoToTheLowerPosition) {
   }
   for (const char* policy : {"flat", "pq"}) {
     for (const bool per_head : {false, true}) {
-      RigOptions options = Options(policy, {.tokens = 6});
+      RigOptions options = SmallSplit(policy, {.tokens = 6});
       options.attention.per_head = per_head;
       options.codebooks = testing::RandomCodebooks(layers, "4x4");
       Rig rig(&layers, options);
@@ -211,7 +202,7 @@ TEST(CacheAttentionSelection, AnInnerProductOfZeroIsALegalKey) {
     }
     if (t % 11 == 6 && t < 96) zeros.push_back(t);
   }
-  RigOptions options = Options("flat", {.tokens = static_cast<int64_t>(zeros.size())});
+  RigOptions options = SmallSplit("flat", {.tokens = static_cast<int64_t>(zeros.size())});
   Rig rig(&layers, options);
   rig.Prefill(0, 119);
   const auto expected = ExactRow(s, 119, rig.SplitAt(119).Keep(120, zeros));
@@ -237,10 +228,10 @@ TEST(CacheAttentionSelection, GroupedHeadsEqualRepeatedOnes) {
   for (const int group : {1, 4, 7}) {
     const Layers grouped = {RandomSequence(7, 150, 2 * group, 2, 32)};
     const Layers repeated = {Repeated(grouped[0])};
-    RigOptions own = Options("flat", {.tokens = 10});
+    RigOptions own = SmallSplit("flat", {.tokens = 10});
     own.attention.per_head = true;
     own.attention.tail = TailMode::kEstimate;
-    RigOptions same = Options("flat", {});
+    RigOptions same = SmallSplit("flat", {});
     same.attention.policy = std::make_shared<RulePolicy>(testing::EveryThird);
     for (const RigOptions& options : {own, same}) {
       Rig a(&grouped, options), b(&repeated, options);
@@ -265,7 +256,7 @@ TEST(CacheAttentionSelection, AGroupOfEqualQueriesSelectsAsOneHead) {
   }
   for (const SelectionBudget& budget :
        {SelectionBudget{.tokens = 9}, SelectionBudget{.mass = .6}}) {
-    Rig a(&grouped, Options("flat", budget)), b(&single, Options("flat", budget));
+    Rig a(&grouped, SmallSplit("flat", budget)), b(&single, SmallSplit("flat", budget));
     a.Prefill(0, 149);
     b.Prefill(0, 149);
     const std::vector<float> out = a.Decode(149), expected = b.Decode(149);
@@ -283,7 +274,7 @@ TEST(CacheAttentionSelection, EveryTokenIsReportedOnce) {
       for (const int n_sink : {0, 4, 50}) {
         for (const bool per_head : {false, true}) {
           const Layers layers = {RandomSequence(9, tokens, 4, 2, 16)};
-          RigOptions options = Options("flat", {.tokens = 13});
+          RigOptions options = SmallSplit("flat", {.tokens = 13});
           options.cache.n_sink = n_sink;
           options.attention.per_head = per_head;
           options.attention.tail = TailMode::kEstimate;
@@ -309,7 +300,7 @@ TEST(CacheAttentionSelection, MissedMassIsWhatWasNotAttended) {
   const Layers layers = {RandomSequence(10, 150, 4, 2, 32)};
   for (const TailMode tail : {TailMode::kDrop, TailMode::kEstimate}) {
     for (const int64_t k : {0, 12, 1000}) {
-      RigOptions options = Options("flat", {.tokens = k});
+      RigOptions options = SmallSplit("flat", {.tokens = k});
       options.attention.tail = tail;
       options.attention.shadow_every = 1;
       Rig rig(&layers, options);
@@ -337,7 +328,7 @@ TEST(CacheAttentionSelection, NotFiniteKeysMakeTheirHeadExact) {
   for (const char* policy : {"flat", "pq"}) {
     for (const bool per_head : {false, true}) {
       for (const TailMode tail : {TailMode::kDrop, TailMode::kEstimate}) {
-        RigOptions options = Options(policy, {.tokens = 5});
+        RigOptions options = SmallSplit(policy, {.tokens = 5});
         options.codebooks = testing::RandomCodebooks(clean, "4x8");
         options.attention.per_head = per_head;
         options.attention.tail = tail;
@@ -361,7 +352,7 @@ TEST(CacheAttentionSelection, NotFiniteKeysMakeTheirHeadExact) {
 TEST(CacheAttentionSelection, ANaNKeyIsFeltUntilTheSlidingWindowPassesIt) {
   Layers layers = {RandomSequence(12, 120, 2, 1, 16)};
   layers[0].key(60, 0)[0] = NAN;
-  RigOptions options = Options("flat", {.tokens = 5});
+  RigOptions options = SmallSplit("flat", {.tokens = 5});
   options.attention.sliding_window = 50;
   Rig rig(&layers, options);
   rig.Prefill(0, 90);

@@ -26,6 +26,7 @@ using testing::Rig;
 using testing::RigOptions;
 using testing::RulePolicy;
 using testing::Sequence;
+using testing::SmallSplit;
 using testing::TempDir;
 
 using Layers = std::vector<Sequence>;
@@ -33,16 +34,6 @@ using Layers = std::vector<Sequence>;
 Layers TwoLayers(int64_t tokens, int heads, int kv_heads, int dim) {
   return {RandomSequence(21, tokens, heads, kv_heads, dim),
           RandomSequence(22, tokens, heads, kv_heads, dim)};
-}
-
-RigOptions Options(const std::string& policy, SelectionBudget budget) {
-  RigOptions options;
-  options.cache.page.page_tokens = 16;
-  options.cache.n_sink = 4;
-  options.cache.local_window = 24;
-  options.policy = policy;
-  options.attention.budget = budget;
-  return options;
 }
 
 // Outputs of a prefill of half of the tokens and of decoding the other half.
@@ -58,7 +49,7 @@ std::vector<float> RunAll(Rig* rig, int64_t tokens) {
 TEST(CacheAttentionStore, EveryStoreGivesTheSameOutputs) {
   const Layers layers = TwoLayers(300, 4, 2, 32);
   for (const char* policy : {"pq", "pq:codes_only", "exact"}) {
-    RigOptions options = Options(policy, {.tokens = 20});
+    RigOptions options = SmallSplit(policy, {.tokens = 20});
     options.codebooks = testing::RandomCodebooks(layers, "8x8");
     options.attention.shadow_every = 7;
     if (options.policy == "pq:codes_only") options.cache.page.layout = PageLayout::kValueOnly;
@@ -79,7 +70,7 @@ TEST(CacheAttentionStore, EveryStoreGivesTheSameOutputs) {
 
 TEST(CacheAttentionStore, MemoryStaysUnderTheLimit) {
   const Layers layers = TwoLayers(700, 4, 2, 64);
-  RigOptions options = Options("pq", {.tokens = 30});
+  RigOptions options = SmallSplit("pq", {.tokens = 30});
   options.codebooks = testing::RandomCodebooks(layers, "16x4");
   constexpr uint64_t kLimit = 200 << 10;  // exact keys and values take over six times as much
   const TempDir folder;
@@ -103,7 +94,7 @@ TEST(CacheAttentionStore, MemoryStaysUnderTheLimit) {
 TEST(CacheAttentionStore, ALimitThatIsTooSmallIsRefusedNotExceeded) {
   const Layers layers = TwoLayers(400, 4, 2, 64);
   const TempDir folder;
-  RigOptions options = Options("flat", {.tokens = 10});
+  RigOptions options = SmallSplit("flat", {.tokens = 10});
   for (const std::string& spec :
        {std::string("memory:limit=300k"), "memory:limit=300k+rocksdb:path=" + folder.path()}) {
     const auto store = storage::OpenPageStore(spec).value();
@@ -122,7 +113,7 @@ TEST(CacheAttentionStore, PagesThatAreLostOrDamagedAreNamed) {
   for (const bool damaged : {false, true}) {
     for (const char* policy : {"exact", "pq", "pq:codes_only"}) {
       FaultyStore store;
-      RigOptions options = Options(policy, kAll);
+      RigOptions options = SmallSplit(policy, kAll);
       options.store = &store;
       options.threads = 3;
       options.codebooks = testing::RandomCodebooks(layers, "8x4");
@@ -142,7 +133,7 @@ TEST(CacheAttentionStore, PagesThatAreLostOrDamagedAreNamed) {
 TEST(CacheAttentionStore, AFullPageThatCannotBePutIsReported) {
   const Layers layers = TwoLayers(200, 4, 2, 32);
   FaultyStore store;
-  RigOptions options = Options("flat", {.tokens = 4});
+  RigOptions options = SmallSplit("flat", {.tokens = 4});
   options.store = &store;
   Rig rig(&layers, options);
   rig.Prefill(0, 24 + 15);
@@ -164,18 +155,18 @@ TEST(CacheAttentionStore, OnlyPagesWithSelectedTokensAreReadOnceAStep) {
     EXPECT_LE(store.largest_batch, 128u);  // what is held at once has a bound
     return store.pages_read;
   };
-  EXPECT_TRUE(reads_of(Options("recent", {}), 16).empty());
-  EXPECT_TRUE(reads_of(Options("flat", {.tokens = 0}), 16).empty());
+  EXPECT_TRUE(reads_of(SmallSplit("recent", {}), 16).empty());
+  EXPECT_TRUE(reads_of(SmallSplit("flat", {.tokens = 0}), 16).empty());
 
   // 576 tokens are in pages; candidate 0 is token 4.
-  RigOptions one = Options("", {});
+  RigOptions one = SmallSplit("", {});
   one.attention.policy = std::make_shared<RulePolicy>([](int64_t t) { return t == 96; });
   EXPECT_EQ(reads_of(one, 16), (std::map<int64_t, int>{{6, 3}}));
-  RigOptions open = Options("", {});
+  RigOptions open = SmallSplit("", {});
   open.attention.policy = std::make_shared<RulePolicy>([](int64_t t) { return t >= 566; });
   EXPECT_TRUE(reads_of(open, 19).empty());  // page 30 is open: tokens 570 to 575
 
-  RigOptions all = Options("flat", kAll);
+  RigOptions all = SmallSplit("flat", kAll);
   for (const bool per_head : {false, true}) {
     all.attention.per_head = per_head;
     const std::map<int64_t, int> pages = reads_of(all, 1);
@@ -196,7 +187,7 @@ TEST(CacheAttentionStore, ThreadsAndRepetitionDoNotChangeABit) {
                         Case{"pq", {.mass = 0.8}, true, TailMode::kDrop},
                         Case{"flat", {.ratio = 0.1}, true, TailMode::kEstimate},
                         Case{"pq:codes_only", {.mass = 0.7}, false, TailMode::kEstimate}}) {
-    RigOptions options = Options(c.policy, c.budget);
+    RigOptions options = SmallSplit(c.policy, c.budget);
     options.attention.per_head = c.per_head;
     options.attention.tail = c.tail;
     options.attention.shadow_every = 3;
@@ -235,7 +226,7 @@ TEST(CacheAttentionStore, AForkContinuesAsIfItHadNoParent) {
   for (const char* policy : {"pq", "flat", "pq:codes_only"}) {
     const auto store =
         storage::OpenPageStore("memory:limit=1M+rocksdb:path=" + folder.path()).value();
-    RigOptions options = Options(policy, {.tokens = 12});
+    RigOptions options = SmallSplit(policy, {.tokens = 12});
     options.store = store.get();
     options.attention.tail = TailMode::kEstimate;
     options.codebooks = testing::RandomCodebooks(layers, "8x8");

@@ -31,13 +31,7 @@ using testing::Split;
 using Layers = std::vector<Sequence>;
 
 RigOptions Options(const std::string& policy, SelectionBudget budget = kAll) {
-  RigOptions options;
-  options.cache.page.page_tokens = 16;
-  options.cache.n_sink = 4;
-  options.cache.local_window = 24;
-  options.policy = policy;
-  options.attention.budget = budget;
-  return options;
+  return testing::SmallSplit(policy, budget);
 }
 
 // Decodes [begin, s.tokens) after a prefill; every row must equal exact attention over `keep`.

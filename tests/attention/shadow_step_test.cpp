@@ -28,12 +28,7 @@ using testing::StepOracle;
 using Layers = std::vector<Sequence>;
 
 RigOptions Options(const std::string& policy, SelectionBudget budget) {
-  RigOptions options;
-  options.cache.page.page_tokens = 16;
-  options.cache.n_sink = 4;
-  options.cache.local_window = 24;
-  options.policy = policy;
-  options.attention.budget = budget;
+  RigOptions options = testing::SmallSplit(policy, budget);
   options.attention.shadow_every = 1;
   return options;
 }

@@ -219,6 +219,17 @@ struct RigOptions {
 // A budget for everything.
 inline constexpr SelectionBudget kAll = {.tokens = 1 << 20};
 
+// 4 sinks, a window of 24 and pages of 16 tokens: small enough that 100 tokens have all parts.
+inline RigOptions SmallSplit(const std::string& policy, SelectionBudget budget) {
+  RigOptions options;
+  options.cache.page.page_tokens = 16;
+  options.cache.n_sink = 4;
+  options.cache.local_window = 24;
+  options.policy = policy;
+  options.attention.budget = budget;
+  return options;
+}
+
 // A cache and a backend over given layers, driven as a decoder drives them. Outputs are
 // [layers, N, Hq, D].
 class Rig {
