@@ -159,16 +159,13 @@ Status CacheAttention::Shadow(const AttentionInput& input, const HeadStepConfig&
   const int kv_heads = cache_->options().kv_heads;
   const int group = options_.heads / kv_heads;
   const int64_t group_size = int64_t{group} * cache_->options().page.dim;
-  std::vector<Status> statuses(static_cast<size_t>(kv_heads));
-  pool_->Run(kv_heads, [&](int64_t h) {
+  return pool_->RunChecked(kv_heads, [&](int64_t h) {
     const int head = static_cast<int>(h);
     const ShadowRequest request{
         cache_, input.layer, head, group, input.queries + h * group_size, out + h * group_size};
-    statuses[static_cast<size_t>(h)] =
-        JudgeStep(request, config, steps_[static_cast<size_t>(h)], &stats_.at(input.layer, head));
+    return JudgeStep(request, config, steps_[static_cast<size_t>(h)],
+                     &stats_.at(input.layer, head));
   });
-  for (const Status& status : statuses) PQCACHE_RETURN_IF_ERROR(status);
-  return Status::Ok();
 }
 
 }  // namespace pqcache::attention

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <mutex>
 #include <vector>
 
 #include "attention/gemm.h"
@@ -161,18 +160,12 @@ Status PrefillAttention(const PrefillParams& params, const AttentionInput& input
   // Few tasks read the past seldom, many keep every thread busy to the end.
   const int64_t wanted = 2 * pool->threads();
   const int64_t parts = std::clamp<int64_t>((wanted + kv_heads - 1) / kv_heads, 1, tiles);
-  std::mutex mutex;
-  Status first_error;
-  pool->Run(parts * kv_heads, [&](int64_t task) {
+  return pool->RunChecked(parts * kv_heads, [&](int64_t task) {
     // The last tiles see the most keys; they go first, so that no worker is left with one.
     const int64_t part = parts - 1 - task / kv_heads;
-    const Status status = RunTiles(params, input, task % kv_heads, part * tiles / parts,
-                                   (part + 1) * tiles / parts, out);
-    if (status.ok()) return;
-    std::lock_guard lock(mutex);
-    if (first_error.ok()) first_error = status;
+    return RunTiles(params, input, task % kv_heads, part * tiles / parts,
+                    (part + 1) * tiles / parts, out);
   });
-  return first_error;
 }
 
 }  // namespace pqcache::attention

@@ -24,13 +24,7 @@ constexpr double kReferenceTolerance = 1e-3;
 
 double KlDivergence(std::span<const float> exact, std::span<const float> policy) {
   double kl = 0;
-  const auto log_z = [](std::span<const float> x) {
-    const double max = x[static_cast<size_t>(attention::ArgMax(x))];
-    double sum = 0;
-    for (float v : x) sum += std::exp(v - max);
-    return max + std::log(sum);
-  };
-  const double exact_z = log_z(exact), policy_z = log_z(policy);
+  const double exact_z = attention::LogSumExp(exact), policy_z = attention::LogSumExp(policy);
   for (size_t i = 0; i < exact.size(); ++i) {
     const double p = exact[i] - exact_z;
     kl += std::exp(p) * (p - (policy[i] - policy_z));

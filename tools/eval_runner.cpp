@@ -1,19 +1,13 @@
 #include "tools/eval_runner.h"
 
-#include <chrono>
 #include <cmath>
 
 #include "attention/decoder/token_sampler.h"
 #include "storage/stores.h"
+#include "tools/stopwatch.h"
 
 namespace pqcache::tools {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double MillisecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 double Loss(std::span<const float> logits, int64_t token) {
   return -attention::LogProbability(logits, token);
@@ -72,9 +66,9 @@ void EvalRunner::AddStats(const attention::Session& session, uint64_t store_byte
 Status EvalRunner::RunSample(const TaskSample& sample, std::span<EvalResult> results,
                              std::vector<Prediction>* predictions) {
   PQCACHE_ASSIGN_OR_RETURN(const auto parent, StartSession());
-  const auto start = Clock::now();
+  const Stopwatch start;
   PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 0, nullptr));
-  const double prefill_ms = MillisecondsSince(start);
+  const double prefill_ms = start.milliseconds();
   for (size_t i = 0; i < policies_->size(); ++i) {
     EvalResult& result = results[i];
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork((*policies_)[i].options));
@@ -94,10 +88,10 @@ Status EvalRunner::RunSample(const TaskSample& sample, std::span<EvalResult> res
 Result<std::string> EvalRunner::Answer(attention::Session* session, const TaskSample& sample,
                                        EvalResult* result) const {
   std::vector<float> logits;
-  const auto start = Clock::now();
+  const Stopwatch start;
   for (int64_t token : sample.question) PQCACHE_RETURN_IF_ERROR(session->Step(token, &logits));
-  result->first_ms += MillisecondsSince(start);
-  const auto decode_start = Clock::now();
+  result->first_ms += start.milliseconds();
+  const Stopwatch decode_start;
   // Decoded after the question and cut off behind it: a decoder may treat the first token of a
   // text differently (SentencePiece drops its leading space).
   PQCACHE_ASSIGN_OR_RETURN(const std::string before, tokenizer_->Decode(sample.question, false));
@@ -113,7 +107,7 @@ Result<std::string> EvalRunner::Answer(attention::Session* session, const TaskSa
     PQCACHE_ASSIGN_OR_RETURN(const std::string text, tokenizer_->Decode(tokens, false));
     answer = text.size() > before.size() ? text.substr(before.size()) : "";
   }
-  result->step_ms += MillisecondsSince(decode_start);
+  result->step_ms += decode_start.milliseconds();
   return answer;
 }
 
@@ -131,10 +125,10 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
     }
     if (parent == nullptr) {
       PQCACHE_ASSIGN_OR_RETURN(parent, StartSession());
-      const auto start = Clock::now();
+      const Stopwatch start;
       PQCACHE_RETURN_IF_ERROR(
           parent->Prefill(window.first(window.size() - static_cast<size_t>(scored)), 1, &logits));
-      prefill_ms = MillisecondsSince(start);
+      prefill_ms = start.milliseconds();
     }
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork((*policies_)[i].options));
     result.prefill_ms += prefill_ms;
@@ -148,7 +142,7 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
 Status EvalRunner::DecodeWindow(attention::Session* session, std::span<const int64_t> window,
                                 int64_t scored, std::vector<float> logits,
                                 EvalResult* result) const {
-  const auto start = Clock::now();
+  const Stopwatch start;
   double loss = 0;
   const auto last = window.last(static_cast<size_t>(scored));
   for (size_t i = 0; i < last.size(); ++i) {
@@ -157,7 +151,7 @@ Status EvalRunner::DecodeWindow(attention::Session* session, std::span<const int
     PQCACHE_RETURN_IF_ERROR(session->Step(last[i], &logits));
     ++result->steps;
   }
-  result->step_ms += MillisecondsSince(start);
+  result->step_ms += start.milliseconds();
   result->loss += loss / static_cast<double>(scored);
   ++result->samples;
   return Status::Ok();
@@ -168,7 +162,7 @@ Status EvalRunner::ExactWindow(std::span<const int64_t> window, int64_t scored,
   PQCACHE_ASSIGN_OR_RETURN(const auto session, StartSession());
   const int64_t vocab = decoder_->spec().vocab;
   const auto first = static_cast<int64_t>(window.size()) - scored;
-  const auto start = Clock::now();
+  const Stopwatch start;
   double loss = 0;
   std::vector<float> logits;
   for (int64_t begin = 0; begin < static_cast<int64_t>(window.size());) {
@@ -187,7 +181,7 @@ Status EvalRunner::ExactWindow(std::span<const int64_t> window, int64_t scored,
     }
     begin = end;
   }
-  result->prefill_ms += MillisecondsSince(start);
+  result->prefill_ms += start.milliseconds();
   result->loss += loss / static_cast<double>(scored);
   result->attended += static_cast<double>(window.size());
   result->attended_context += static_cast<double>(window.size());

@@ -1,6 +1,5 @@
 // pqcache generate: prefill a prompt exactly, decode under a policy, stream the text.
 
-#include <chrono>
 #include <cstdio>
 #include <optional>
 
@@ -9,15 +8,10 @@
 #include "storage/stores.h"
 #include "tools/commands.h"
 #include "tools/model_flags.h"
+#include "tools/stopwatch.h"
 
 namespace pqcache::tools {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double MillisecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 Json BytesRead(const PageStoreStats& after, const PageStoreStats& before) {
   Json read;
@@ -100,7 +94,7 @@ class GenerateCommand : public Command {
   }
 
   Status Generate(attention::Session* session, const PageStore& store) {
-    const auto start = Clock::now();
+    const Stopwatch start;
     std::vector<float> logits;
     {
       ProgressBar bar("prefill");
@@ -111,21 +105,21 @@ class GenerateCommand : public Command {
     attention::TokenSampler sampler(sampling_);
     std::optional<attention::StreamDecoder> text;  // absent without a tokenizer
     if (tokenizer_ != nullptr) text.emplace(tokenizer_.get(), true);
-    auto last = Clock::now();
+    Stopwatch last;
     while (static_cast<int64_t>(generated_.size()) < new_tokens_) {
       const int64_t token = sampler.Pick(logits);
-      if (generated_.empty()) ttft_ms_ = MillisecondsSince(start);
+      if (generated_.empty()) ttft_ms_ = start.milliseconds();
       generated_.push_back(token);
       PQCACHE_RETURN_IF_ERROR(Print(token, text.has_value() ? &*text : nullptr));
       const auto& ends = decoder_->spec().eos_tokens;
       const bool ended = std::find(ends.begin(), ends.end(), token) != ends.end();
       if (ended && !ignore_eos_) break;
       if (static_cast<int64_t>(generated_.size()) == new_tokens_) break;
-      if (generated_.size() == 1) last = Clock::now();
+      if (generated_.size() == 1) last.Restart();
       PQCACHE_RETURN_IF_ERROR(session->Step(token, &logits));
     }
     const auto gaps = static_cast<double>(generated_.size()) - 1;
-    if (gaps > 0) tpot_ms_ = MillisecondsSince(last) / gaps;
+    if (gaps > 0) tpot_ms_ = last.milliseconds() / gaps;
     if (!text.has_value()) return Status::Ok();
     PQCACHE_ASSIGN_OR_RETURN(const std::string rest, text->Finish());
     return Emit(rest);

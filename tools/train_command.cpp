@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -16,18 +15,13 @@
 #include "tools/commands.h"
 #include "tools/model_flags.h"
 #include "tools/recording_attention.h"
+#include "tools/stopwatch.h"
 #include "train/codebook_judge.h"
 #include "train/codebook_trainer.h"
 #include "train/kmeans.h"
 
 namespace pqcache::tools {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Queries of a head that are kept for the weighting, and judged at the end of the held-out text.
 constexpr int64_t kTrainQueries = 4096;
@@ -71,7 +65,7 @@ class TrainCommand : public Command {
   }
 
   Result<Report> Run(bool) override {
-    const auto start = Clock::now();
+    const Stopwatch start;
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
     const attention::ModelSpec& spec = model.decoder->spec();
     PQCACHE_ASSIGN_OR_RETURN(options_.shape, PqShape::Parse(pq_, spec.head_dim));
@@ -98,13 +92,13 @@ class TrainCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(train::KeySampler sampler, MakeSampler(spec));
     HeldOutRecorder held_out(spec, context_, kJudgedTokens);
     PQCACHE_RETURN_IF_ERROR(RunSequences(*model.decoder, text, sequences, &sampler, &held_out));
-    const double collect_seconds = SecondsSince(start);
+    const double collect_seconds = start.seconds();
 
-    const auto train_start = Clock::now();
+    const Stopwatch train_start;
     Result<CodebookSet> trained = Train(sampler.Finish(), model.pool.get());
     PQCACHE_RETURN_IF_ERROR(trained.status());
     CodebookSet set = std::move(*trained);
-    const double train_seconds = SecondsSince(train_start);
+    const double train_seconds = train_start.seconds();
     PQCACHE_ASSIGN_OR_RETURN(
         const train::JudgeReport judged,
         train::JudgeCodebooks(set, held_out.held_out(), train::JudgeOptions(), model.pool.get()));

@@ -68,11 +68,15 @@ int64_t ArgMax(std::span<const float> logits) {
   return std::max_element(logits.begin(), logits.end()) - logits.begin();
 }
 
-double LogProbability(std::span<const float> logits, int64_t token) {
+double LogSumExp(std::span<const float> logits) {
   const double best = logits[static_cast<size_t>(ArgMax(logits))];
   double sum = 0;
   for (float logit : logits) sum += std::exp(logit - best);
-  return logits[static_cast<size_t>(token)] - best - std::log(sum);
+  return best + std::log(sum);
+}
+
+double LogProbability(std::span<const float> logits, int64_t token) {
+  return logits[static_cast<size_t>(token)] - LogSumExp(logits);
 }
 
 }  // namespace pqcache::attention

@@ -36,6 +36,8 @@ class TokenSampler {
 
 // Most probable token; of equal ones the lowest id.
 int64_t ArgMax(std::span<const float> logits);
+// Logarithm of the sum of the exponentials, in double precision.
+double LogSumExp(std::span<const float> logits);
 // Natural logarithm of the probability of `token`.
 double LogProbability(std::span<const float> logits, int64_t token);
 

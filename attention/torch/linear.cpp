@@ -9,7 +9,6 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <mutex>
 
 #include "attention/torch/call_torch.h"
 
@@ -80,11 +79,9 @@ Status Linear::Apply(int64_t n, const float* x, float* y, ThreadPool* pool) cons
   const bool by_rows = n >= kManyRows;
   const int64_t tiles =
       by_rows ? (n + kTileRows - 1) / kTileRows : (out + kTileOuts - 1) / kTileOuts;
-  std::mutex mutex;
-  Status first_error;
-  pool->Run(tiles, [&](int64_t tile) {
+  return pool->RunChecked(tiles, [&](int64_t tile) {
     const c10::InferenceMode guard;
-    const Status status = CallTorch([&] {
+    return CallTorch([&] {
       if (by_rows) {
         const int64_t row = tile * kTileRows;
         impl_->ApplyTile(std::min(kTileRows, n - row), x + row * in, 0, out, y + row * out);
@@ -93,11 +90,7 @@ Status Linear::Apply(int64_t n, const float* x, float* y, ThreadPool* pool) cons
         impl_->ApplyTile(n, x, first, std::min(kTileOuts, out - first), y);
       }
     });
-    if (status.ok()) return;
-    std::lock_guard lock(mutex);
-    if (first_error.ok()) first_error = status;
   });
-  return first_error;
 }
 
 void Linear::CopyRow(int64_t r, float* x) const {

@@ -66,6 +66,21 @@ void ThreadPool::Run(int64_t n, const std::function<void(int64_t)>& fn) {
   RunWithWorker(n, [&fn](int64_t i, int) { fn(i); });
 }
 
+Status ThreadPool::RunChecked(int64_t n, const std::function<Status(int64_t)>& fn) {
+  std::mutex mutex;
+  Status failure;
+  int64_t failed = n;  // lowest iteration that failed
+  Run(n, [&](int64_t i) {
+    Status status = fn(i);
+    if (status.ok()) return;
+    const std::lock_guard lock(mutex);
+    if (i >= failed) return;
+    failed = i;
+    failure = std::move(status);
+  });
+  return failure;
+}
+
 void ThreadPool::RunWithWorker(int64_t n, const std::function<void(int64_t, int)>& fn) {
   if (n <= 0) return;
   if (impl_->workers.empty() || n == 1) {

@@ -10,6 +10,8 @@
 #include <functional>
 #include <memory>
 
+#include "pqcache/base/status.h"
+
 namespace pqcache {
 
 class ThreadPool {
@@ -26,6 +28,10 @@ class ThreadPool {
   void Run(int64_t n, const std::function<void(int64_t)>& fn);
   // As Run; fn(i, worker) with worker in [0, threads()), for scratch memory per worker.
   void RunWithWorker(int64_t n, const std::function<void(int64_t, int)>& fn);
+
+  // As Run, for iterations that may fail: all of them run, and the lowest one's failure is
+  // returned.
+  Status RunChecked(int64_t n, const std::function<Status(int64_t)>& fn);
 
  private:
   struct Impl;

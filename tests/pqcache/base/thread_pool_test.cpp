@@ -101,5 +101,20 @@ TEST(ThreadPool, MayBeDestroyedUnused) {
 
 TEST(ThreadPoolDeathTest, NeedsAThread) { EXPECT_DEATH(ThreadPool(0), "at least one thread"); }
 
+TEST(ThreadPool, RunCheckedReturnsTheLowestFailureAndRunsAll) {
+  for (const int threads : {1, 2, 8}) {
+    ThreadPool pool(threads);
+    std::atomic<int> ran{0};
+    const auto work = [&](int64_t i) {
+      ++ran;
+      return i % 10 == 7 ? Status::IoError("iteration " + std::to_string(i)) : Status::Ok();
+    };
+    EXPECT_EQ(pool.RunChecked(100, work).message(), "iteration 7");
+    EXPECT_EQ(ran, 100);
+    EXPECT_TRUE(pool.RunChecked(7, work).ok());
+    EXPECT_TRUE(pool.RunChecked(0, work).ok());
+  }
+}
+
 }  // namespace
 }  // namespace pqcache
