@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "attention/sliding_window.h"
 #include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
@@ -31,8 +32,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int g,
   g_ = g;
   dim_ = head.page_shape().dim;
   scale_ = 1.0f / std::sqrt(static_cast<float>(dim_));
-  visible_ =
-      config.sliding_window > 0 ? std::max<int64_t>(0, head.tokens() - config.sliding_window) : 0;
+  visible_ = FirstVisible(head.tokens() - 1, config.sliding_window);
   end_ = head.paged_tokens();
   begin_ = std::min(end_, std::max(head.sink_tokens(), visible_));
   state_.Reset(g, dim_);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention/gemm.h"
+#include "attention/sliding_window.h"
 #include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
@@ -76,8 +77,7 @@ class Tile {
  private:
   int64_t Position(int64_t token) const { return input_.positions[begin_ + token]; }
   int64_t FirstKeyOf(int64_t position) const {
-    return params_.sliding_window > 0 ? std::max<int64_t>(0, position - params_.sliding_window + 1)
-                                      : 0;
+    return FirstVisible(position, params_.sliding_window);
   }
   int64_t QueryOffset(int64_t row) const {
     const int64_t token = begin_ + row % tokens_;

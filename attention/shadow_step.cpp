@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "attention/sliding_window.h"
 #include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
@@ -55,8 +56,7 @@ Status JudgeStep(const ShadowRequest& r, const HeadStepConfig& config, const Hea
                  HeadStats* stats) {
   const HeadCache& head = r.cache->head(r.layer, r.kv_head);
   const int dim = head.page_shape().dim;
-  const int64_t first =
-      config.sliding_window > 0 ? std::max<int64_t>(0, head.tokens() - config.sliding_window) : 0;
+  const int64_t first = FirstVisible(head.tokens() - 1, config.sliding_window);
   const int64_t n = head.tokens() - first;
   std::vector<float> keys(static_cast<size_t>(n * dim)), values(keys.size());
   PQCACHE_RETURN_IF_ERROR(

@@ -5,6 +5,7 @@
 
 #include "attention/decoder/token_sampler.h"
 #include "attention/partial_attention.h"
+#include "attention/sliding_window.h"
 #include "pqcache/base/aligned_buffer.h"
 
 namespace pqcache::attention {
@@ -31,8 +32,7 @@ class BatchAttention : public AttentionBackend {
     const int64_t dim = spec_.head_dim;
     const int group = spec_.group();
     const int64_t position = input.positions[b];
-    const int64_t first =
-        spec_.sliding_window > 0 ? std::max<int64_t>(0, position - spec_.sliding_window + 1) : 0;
+    const int64_t first = FirstVisible(position, spec_.sliding_window);
     const RowFormat format{DType::kF32, static_cast<int>(dim),
                            dim * static_cast<int64_t>(sizeof(float))};
     PartialAttention state;
