@@ -55,9 +55,11 @@ CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, Th
       cache_(cache),
       pool_(pool),
       steps_(static_cast<size_t>(cache->options().kv_heads)),
+      wanted_(static_cast<size_t>(cache->options().layers)),
       stats_(cache->options().layers, cache->options().kv_heads) {}
 
 Status CacheAttention::Attend(const AttentionInput& input, float* out) {
+  PQCACHE_RETURN_IF_ERROR(cache_->WaitLayer(input.layer));
   const int64_t query_size = int64_t{options_.heads} * cache_->options().page.dim;
   if (!AllFinite(input.queries, input.n * query_size)) {
     return Status::InvalidArgument("a query is NaN or infinite, expected finite numbers");
@@ -119,6 +121,7 @@ Status CacheAttention::Decode(const AttentionInput& input, float* out) {
     steps_[h].Begin(config, cache_->head(input.layer, static_cast<int>(h)), group,
                     input.queries + h * group_size);
   });
+  PrefetchNextLayer(input.layer);
   PQCACHE_RETURN_IF_ERROR(ReadAndAdd(input.layer));
   pool_->Run(kv_heads, [&](int64_t h) {
     steps_[h].Finish(out + h * group_size, &stats_.at(input.layer, static_cast<int>(h)));
@@ -127,6 +130,19 @@ Status CacheAttention::Decode(const AttentionInput& input, float* out) {
     return Shadow(input, config, out);
   }
   return Status::Ok();
+}
+
+// The next layer will probably want the pages that it wanted for the token before.
+void CacheAttention::PrefetchNextLayer(int layer) {
+  const size_t next = static_cast<size_t>(layer + 1) % wanted_.size();
+  cache_->store()->Prefetch(wanted_[next]);
+  std::vector<PageKey>& wanted = wanted_[static_cast<size_t>(layer)];
+  wanted.clear();
+  for (int h = 0; h < cache_->options().kv_heads; ++h) {
+    for (int64_t page : steps_[static_cast<size_t>(h)].pages()) {
+      wanted.push_back(cache_->head(layer, h).page_key(page));
+    }
+  }
 }
 
 Status CacheAttention::ReadAndAdd(int layer) {
@@ -146,7 +162,11 @@ Status CacheAttention::ReadAndAdd(int layer) {
       bounds[i + 1] = reads_.size();
     }
     if (reads_.empty()) return Status::Ok();
-    PQCACHE_RETURN_IF_ERROR(cache_->ReadPages(reads_));
+    const Status read = cache_->ReadPages(reads_);
+    if (!read.ok()) {
+      reads_.clear();
+      return read;
+    }
     pool_->Run(kv_heads, [&](int64_t h) {
       const auto i = static_cast<size_t>(h);
       steps_[i].AddPages(std::span(reads_).subspan(bounds[i], bounds[i + 1] - bounds[i]));

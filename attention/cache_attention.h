@@ -47,6 +47,7 @@ class CacheAttention : public AttentionBackend {
   AttentionInput AsStored(const AttentionInput& input);
   HeadStepConfig ConfigFor(int layer) const;
   Status Decode(const AttentionInput& input, float* out);
+  void PrefetchNextLayer(int layer);
   Status ReadAndAdd(int layer);
   Status Shadow(const AttentionInput& input, const HeadStepConfig& config, const float* out);
 
@@ -58,6 +59,7 @@ class CacheAttention : public AttentionBackend {
   int64_t decoded_ = 0;          // tokens
   std::vector<HeadStep> steps_;  // [Hkv]
   std::vector<PageRead> reads_;
+  std::vector<std::vector<PageKey>> wanted_;          // [layers], pages of the last decode step
   std::vector<float> rounded_keys_, rounded_values_;  // [N, Hkv, D]
   AttentionStats stats_;
 };

@@ -156,7 +156,6 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
 
 void HeadStep::AddTail(HeadStats* stats) {
   const int64_t n = end_ - begin_;
-  const int64_t page_tokens = head_->page_shape().page_tokens;
   for (int g = 0; g < g_; ++g) {
     float* weights = scores_.data() + g * n;
     for (int64_t t : selected(g)) weights[t] = -std::numeric_limits<float>::infinity();
@@ -167,12 +166,12 @@ void HeadStep::AddTail(HeadStats* stats) {
     stats->missed_mass += 1.0 / (1.0 + std::exp(attended - (max + std::log(double{sum}))));
     if (config_.tail == TailMode::kDrop) continue;
     for (int64_t t = begin_; t < end_;) {
-      const int64_t page = t / page_tokens;
-      const int64_t stop = std::min(end_, (page + 1) * page_tokens);
+      const int64_t block = t / kValueBlockTokens;
+      const int64_t stop = std::min(end_, (block + 1) * kValueBlockTokens);
       const float weight = std::accumulate(weights + (t - begin_), weights + (stop - begin_), 0.0f);
-      const float share = 1.0f / static_cast<float>(head_->value_count(page));
+      const float share = 1.0f / static_cast<float>(head_->value_count(block));
       for (int d = 0; d < dim_; ++d)
-        mean_[static_cast<size_t>(d)] = share * head_->value_sum(page)[d];
+        mean_[static_cast<size_t>(d)] = share * head_->value_sum(block)[d];
       if (weight > 0) state_.AddValue(g, max + std::log(weight), mean_.data());
       t = stop;
     }

@@ -11,13 +11,18 @@ PageRef ClockCache::Find(const PageKey& key) {
   return found->second->page;
 }
 
-void ClockCache::Insert(const PageKey& key, PageRef page) {
+bool ClockCache::Insert(const PageKey& key, PageRef page) {
   Erase(key);
   const uint64_t bytes = page->capacity_bytes();
-  if (bytes > budget_) return;
-  EvictDownTo(budget_ - bytes);
+  if (bytes > budget_ || !EvictDownTo(budget_ - bytes)) return false;
   slots_[key] = ring_.insert(hand_, Slot{.key = key, .page = std::move(page)});
   resident_ += bytes;
+  return true;
+}
+
+void ClockCache::EraseIfSame(const PageKey& key, const PageRef& page) {
+  const auto found = slots_.find(key);
+  if (found != slots_.end() && found->second->page == page) Drop(found->second);
 }
 
 void ClockCache::Erase(const PageKey& key) {
@@ -31,21 +36,25 @@ void ClockCache::EraseContext(const ContextId& context) {
   }
 }
 
-void ClockCache::SetBudget(uint64_t bytes) {
+bool ClockCache::SetBudget(uint64_t bytes) {
+  if (!EvictDownTo(bytes)) return false;
   budget_ = bytes;
-  EvictDownTo(bytes);
+  return true;
 }
 
-void ClockCache::EvictDownTo(uint64_t bytes) {
-  while (resident_ > bytes) {
+bool ClockCache::EvictDownTo(uint64_t bytes) {
+  // Two rounds of the hand visit every page without its mark; what is left then is pinned.
+  for (size_t steps = 2 * ring_.size() + 1; resident_ > bytes; --steps) {
+    if (steps == 0) return false;
     if (hand_ == ring_.end()) hand_ = ring_.begin();
-    if (hand_->used) {
+    if (hand_->used || hand_->page.use_count() > 1) {
       hand_->used = false;
       ++hand_;
     } else {
       Drop(hand_);
     }
   }
+  return true;
 }
 
 ClockCache::Ring::iterator ClockCache::Drop(Ring::iterator slot) {

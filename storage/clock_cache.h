@@ -5,8 +5,9 @@
 // first one without a mark. A page enters unmarked just behind the hand, so pages that are used
 // once leave before pages that are used again.
 //
-// A page counts with its buffer's capacity_bytes(); about 150 bytes of bookkeeping a page come on
-// top. Not thread-safe.
+// A page that somebody else holds a PageRef of is pinned: it is not evicted, since that would free
+// nothing. A page counts with its buffer's capacity_bytes(); about 150 bytes of bookkeeping a page
+// come on top. Not thread-safe; holders may let go of their pages at any time.
 
 #include <cstdint>
 #include <list>
@@ -25,13 +26,18 @@ class ClockCache {
 
   // The page, marked as used; null when absent.
   PageRef Find(const PageKey& key);
-  // Replaces the key's page. Room is made before the page enters; a page above the whole budget is
-  // not kept.
-  void Insert(const PageKey& key, PageRef page);
+  bool Contains(const PageKey& key) const { return slots_.contains(key); }
+  // Replaces the key's page. Room is made before the page enters; false, and the key absent, if
+  // there is none to be had.
+  bool Insert(const PageKey& key, PageRef page);
   void Erase(const PageKey& key);
   void EraseContext(const ContextId& context);
-  // Evicts at once what no longer fits.
-  void SetBudget(uint64_t bytes);
+  // Erases the key's page if it is this one.
+  void EraseIfSame(const PageKey& key, const PageRef& page);
+  // Evicts at once what no longer fits. False, and the budget unchanged, if pinned pages stand in
+  // the way.
+  bool SetBudget(uint64_t bytes);
+  uint64_t budget() const { return budget_; }
 
   // At most the budget, after every call and inside of each.
   uint64_t resident_bytes() const { return resident_; }
@@ -44,7 +50,7 @@ class ClockCache {
   };
   using Ring = std::list<Slot>;
 
-  void EvictDownTo(uint64_t bytes);
+  bool EvictDownTo(uint64_t bytes);
   Ring::iterator Drop(Ring::iterator slot);
 
   uint64_t budget_;

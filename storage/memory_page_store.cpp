@@ -1,5 +1,6 @@
 #include "storage/memory_page_store.h"
 
+#include <algorithm>
 #include <string>
 
 #include "pqcache/base/check.h"
@@ -48,6 +49,7 @@ Status MemoryPageStore::Put(std::span<const PageWrite> pages) {
   if (after > limit_ - reserved_.total()) return OverLimit(after, reserved_.total(), limit_);
   for (auto& [key, page] : batch) pages_.insert_or_assign(key, std::move(page));
   resident_ = after;
+  peak_ = std::max(peak_, resident_ + reserved_.total());
   return Status::Ok();
 }
 
@@ -82,6 +84,7 @@ PageStoreStats MemoryPageStore::stats() const {
   PageStoreStats stats;
   stats.bytes_read[std::string(kName)] = bytes_read_;
   stats.resident_bytes = resident_;
+  stats.peak_resident_bytes = peak_;
   stats.missing_pages = missing_;
   return stats;
 }
@@ -91,6 +94,37 @@ Status MemoryPageStore::ReserveMemory(const void* owner, uint64_t bytes) {
   const uint64_t total = reserved_.TotalWith(owner, bytes);
   if (total > limit_ - resident_) return OverLimit(resident_, total, limit_);
   reserved_.Set(owner, bytes);
+  peak_ = std::max(peak_, resident_ + total);
+  return Status::Ok();
+}
+
+Result<bool> MemoryPageStore::PutRecord(const RecordKey& key, std::string_view value) {
+  PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
+  const std::lock_guard lock(mutex_);
+  return records_.try_emplace(EncodeRecordKey(key), value).second;
+}
+
+Result<std::string> MemoryPageStore::GetRecord(const RecordKey& key) {
+  const std::lock_guard lock(mutex_);
+  const auto found = records_.find(EncodeRecordKey(key));
+  if (found == records_.end()) return Status::NotFound(key.name + ": no such record");
+  return found->second;
+}
+
+Result<std::vector<Record>> MemoryPageStore::ListRecords(const Fingerprint& tenant) {
+  const std::string begin = EncodeRecordKey({tenant, ""});
+  std::vector<Record> list;
+  const std::lock_guard lock(mutex_);
+  for (auto it = records_.lower_bound(begin); it != records_.end() && it->first.starts_with(begin);
+       ++it) {
+    list.push_back({{tenant, it->first.substr(begin.size())}, it->second});
+  }
+  return list;
+}
+
+Status MemoryPageStore::RemoveRecord(const RecordKey& key) {
+  const std::lock_guard lock(mutex_);
+  records_.erase(EncodeRecordKey(key));
   return Status::Ok();
 }
 

@@ -8,11 +8,14 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/cache/page_store.h"
@@ -40,6 +43,10 @@ class MemoryPageStore final : public PageStore {
   Status RemoveContext(const ContextId& context) override;
   Status Sync() override { return Status::Ok(); }
   PageStoreStats stats() const override;
+  Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;
+  Result<std::string> GetRecord(const RecordKey& key) override;
+  Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override;
+  Status RemoveRecord(const RecordKey& key) override;
   // OutOfMemory, with the former reservation kept, if resident pages and `bytes` exceed the limit.
   Status ReserveMemory(const void* owner, uint64_t bytes) override;
 
@@ -47,7 +54,9 @@ class MemoryPageStore final : public PageStore {
   const uint64_t limit_;
   mutable std::mutex mutex_;  // guards everything below
   std::unordered_map<PageKey, PageRef, PageKeyHash> pages_;
+  std::map<std::string, std::string> records_;  // by EncodeRecordKey; not under the limit
   uint64_t resident_ = 0;
+  uint64_t peak_ = 0;
   MemoryReservations reserved_;
   uint64_t bytes_read_ = 0;
   uint64_t missing_ = 0;

@@ -47,7 +47,7 @@ uint64_t FirstBytes(const Fingerprint& f) {
 }  // namespace
 
 std::string EncodePageKey(const PageKey& key) {
-  return EncodePageKey({ContextPrefix(key.context), key.layer, key.head, key.page});
+  return EncodePageKey({ContextPrefix(key.context), key.layer, key.head, key.page, key.kind});
 }
 
 std::string EncodePageKey(const PageKeyFields& fields) {
@@ -55,6 +55,7 @@ std::string EncodePageKey(const PageKeyFields& fields) {
                 "negative part of a page key");
   std::string out = fields.context;
   PutBigEndian32(&out, static_cast<uint32_t>(fields.layer));
+  out.push_back(static_cast<char>(fields.kind));
   PutBigEndian32(&out, static_cast<uint32_t>(fields.head));
   PutBigEndian64(&out, static_cast<uint64_t>(fields.page));
   return out;
@@ -65,9 +66,12 @@ std::optional<PageKeyFields> DecodePageKey(std::string_view bytes) {
   const char* p = bytes.data();
   PageKeyFields fields;
   fields.context = bytes.substr(0, kContextBytes);
+  const auto kind = static_cast<uint8_t>(p[kContextBytes + 4]);
+  if (kind > static_cast<uint8_t>(PageKind::kTokens)) return std::nullopt;
   fields.layer = static_cast<int32_t>(GetBigEndian32(p + kContextBytes));
-  fields.head = static_cast<int32_t>(GetBigEndian32(p + kContextBytes + 4));
-  fields.page = static_cast<int64_t>(GetBigEndian64(p + kContextBytes + 8));
+  fields.kind = static_cast<PageKind>(kind);
+  fields.head = static_cast<int32_t>(GetBigEndian32(p + kContextBytes + 5));
+  fields.page = static_cast<int64_t>(GetBigEndian64(p + kContextBytes + 9));
   if (fields.layer < 0 || fields.head < 0 || fields.page < 0) return std::nullopt;
   return fields;
 }
@@ -78,6 +82,27 @@ PageKeyRange ContextKeyRange(const ContextId& context) {
   // A layer is below 2^31, so no key of the context goes on with 0xff.
   range.end = range.begin + '\xff';
   return range;
+}
+
+std::string EncodeRecordKey(const RecordKey& key) {
+  std::string out;
+  AppendBytes(&out, key.tenant);
+  return out + key.name;
+}
+
+std::optional<RecordKey> DecodeRecordKey(std::string_view bytes) {
+  RecordKey key;
+  if (bytes.size() < key.tenant.bytes.size()) return std::nullopt;
+  std::memcpy(key.tenant.bytes.data(), bytes.data(), key.tenant.bytes.size());
+  key.name = bytes.substr(key.tenant.bytes.size());
+  return key;
+}
+
+Status CheckRecord(const RecordKey& key, std::string_view value) {
+  if (!key.name.empty() && value.size() <= kMaxRecordBytes) return Status::Ok();
+  return Status::InvalidArgument("record '" + key.name + "' of " + std::to_string(value.size()) +
+                                 " bytes, expected a name and at most " +
+                                 std::to_string(kMaxRecordBytes) + " bytes");
 }
 
 std::string FirstKeyAbove(std::string low, const std::function<bool(const std::string&)>& holds) {
@@ -93,9 +118,25 @@ std::string FirstKeyAbove(std::string low, const std::function<bool(const std::s
   return Plus(low, 0);
 }
 
+std::string_view PageKindName(PageKind kind) {
+  switch (kind) {
+    case PageKind::kRows:
+      return "rows";
+    case PageKind::kCodes:
+      return "codes";
+    case PageKind::kValueSums:
+      return "value sums";
+    case PageKind::kTokens:
+      return "tokens";
+  }
+  return "unknown";
+}
+
 std::string DescribePageKey(const PageKey& key) {
-  return "page " + std::to_string(key.page) + " of layer " + std::to_string(key.layer) + " head " +
-         std::to_string(key.head) + ", context " + key.context.context.Hex();
+  const std::string kind =
+      key.kind == PageKind::kRows ? "" : std::string(PageKindName(key.kind)) + " ";
+  return kind + "page " + std::to_string(key.page) + " of layer " + std::to_string(key.layer) +
+         " head " + std::to_string(key.head) + ", context " + key.context.context.Hex();
 }
 
 size_t PageKeyHash::operator()(const PageKey& key) const {
@@ -103,7 +144,8 @@ size_t PageKeyHash::operator()(const PageKey& key) const {
                            FirstBytes(key.context.context);
   const uint64_t head = (static_cast<uint64_t>(static_cast<uint32_t>(key.layer)) << 32) |
                         static_cast<uint32_t>(key.head);
-  return MixSeed(MixSeed(context, head), static_cast<uint64_t>(key.page));
+  const uint64_t page = static_cast<uint64_t>(key.page) * 4 + static_cast<uint64_t>(key.kind);
+  return MixSeed(MixSeed(context, head), page);
 }
 
 }  // namespace pqcache::storage

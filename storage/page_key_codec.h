@@ -14,7 +14,7 @@
 
 namespace pqcache::storage {
 
-inline constexpr size_t kPageKeyBytes = 32;
+inline constexpr size_t kPageKeyBytes = 33;
 
 // kPageKeyBytes bytes. Layer, head and page must not be negative.
 std::string EncodePageKey(const PageKey& key);
@@ -25,6 +25,7 @@ struct PageKeyFields {
   int32_t layer = 0;
   int32_t head = 0;
   int64_t page = 0;
+  PageKind kind = PageKind::kRows;
 };
 std::optional<PageKeyFields> DecodePageKey(std::string_view bytes);
 std::string EncodePageKey(const PageKeyFields& fields);
@@ -36,11 +37,22 @@ struct PageKeyRange {
 };
 PageKeyRange ContextKeyRange(const ContextId& context);
 
+// Bytes of a record's key: those of one tenant share a prefix, which is the key of the empty name.
+std::string EncodeRecordKey(const RecordKey& key);
+// Nothing if the bytes are too short to be one.
+std::optional<RecordKey> DecodeRecordKey(std::string_view bytes);
+// InvalidArgument for an empty name or a value above kMaxRecordBytes.
+Status CheckRecord(const RecordKey& key, std::string_view value);
+
 // The smallest key above `low` that `holds`, where it holds for no key below it and for all above;
 // empty if it holds for none. Calls it at most 512 times.
 std::string FirstKeyAbove(std::string low, const std::function<bool(const std::string&)>& holds);
 
-// "page 7 of layer 3 head 1, context 0123...": how error messages name a page.
+// "rows", "codes", "value sums" or "tokens".
+std::string_view PageKindName(PageKind kind);
+
+// "page 7 of layer 3 head 1, context 0123...": how error messages name a page; other kinds than
+// rows are named ("codes page 7 ...").
 std::string DescribePageKey(const PageKey& key);
 
 // For tables in memory; the fingerprints in a key are already well mixed.

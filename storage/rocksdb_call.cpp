@@ -64,6 +64,7 @@ StatusCode CodeOf(const rocksdb::Status& s) {
 rocksdb::Options StoreOptions() {
   rocksdb::Options options;
   options.create_if_missing = true;
+  options.create_missing_column_families = true;
   options.paranoid_checks = true;
   options.use_fsync = true;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(TableOptions()));

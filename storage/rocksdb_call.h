@@ -18,6 +18,9 @@ namespace pqcache::storage {
 // How a store's folder is opened: everything that its files or its memory depend on.
 rocksdb::Options StoreOptions();
 
+// The column family of the records; pages lie in the default one.
+inline constexpr char kRecordFamily[] = "records";
+
 // Of the library that is loaded, e.g. "7.8.3".
 std::string RocksDbVersion();
 

@@ -2,6 +2,7 @@
 
 #include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
+#include <rocksdb/sst_file_writer.h>
 #include <rocksdb/write_batch.h>
 #include <unistd.h>
 
@@ -9,11 +10,16 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <filesystem>
+#include <map>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 
 #include "pqcache/base/check.h"
+#include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_codec.h"
 #include "storage/page_key_codec.h"
 #include "storage/rocksdb_call.h"
@@ -29,6 +35,23 @@ rocksdb::WriteOptions WithoutLog() {
   rocksdb::WriteOptions options;
   options.disableWAL = true;
   return options;
+}
+
+rocksdb::Slice Value(const PageWrite& write) {
+  return {reinterpret_cast<const char*>(write.page->data()), write.page->size()};
+}
+
+// Files that were being written when a process was killed. They become the store's by a move.
+const std::string kIngestPrefix = std::string(kFolderMarker) + ".ingest-";
+
+void RemoveIngestFiles(const std::string& path) {
+  std::error_code error;
+  std::vector<std::filesystem::path> left;
+  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end;
+       it.increment(error)) {
+    if (it->path().filename().string().starts_with(kIngestPrefix)) left.push_back(it->path());
+  }
+  for (const auto& file : left) std::filesystem::remove(file, error);
 }
 
 // Says who holds the folder if that is why it could not be opened.
@@ -51,11 +74,23 @@ Status ExplainLock(const std::string& path, const Status& status) {
 
 struct RocksDbPageStore::Impl {
   std::string path;
+  rocksdb::Options options;
   std::unique_ptr<rocksdb::DB> db;
+  rocksdb::ColumnFamilyHandle* records = nullptr;
+  std::mutex records_mutex;  // one PutRecord looks and writes before the next one looks
+  std::atomic<uint64_t> ingested{0};
   std::atomic<uint64_t> bytes_read{0};
   std::atomic<uint64_t> damaged{0};
   std::atomic<uint64_t> missing{0};
 
+  ~Impl() {
+    if (records != nullptr) db->DestroyColumnFamilyHandle(records);
+  }
+  Status OpenDb();
+  Status Ingest(std::span<const PageWrite> pages);
+  Status RemoveRange(const std::string& first, const std::string& last);
+  Status FlushPages();
+  Status FlushRecords();
   template <typename F>
   Status Call(const char* action, F&& call) const {
     return CallRocksDb(path, action, std::forward<F>(call));
@@ -76,31 +111,80 @@ Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec
     return Status::InvalidArgument(spec.name + ": has no path, expected " + spec.name +
                                    ":path=DIR");
   }
+  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<RocksDbPageStore> store, Open(path, nullptr));
+  return std::unique_ptr<PageStore>(std::move(store));
+}
+
+Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::string& path,
+                                                                 rocksdb::Env* env) {
   PQCACHE_RETURN_IF_ERROR(PrepareStoreFolder(path).Annotate("rocksdb store"));
   auto impl = std::make_unique<Impl>();
   impl->path = path;
-  const Status opened = impl->Call("open", [&] {
-    rocksdb::DB* db = nullptr;
-    const rocksdb::Status s = rocksdb::DB::Open(StoreOptions(), path, &db);
-    impl->db.reset(db);
+  impl->options = StoreOptions();
+  if (env != nullptr) impl->options.env = env;
+  const Status opened = impl->OpenDb();
+  if (!opened.ok()) return ExplainLock(path, opened);
+  RemoveIngestFiles(path);
+  return std::unique_ptr<RocksDbPageStore>(new RocksDbPageStore(std::move(impl)));
+}
+
+Status RocksDbPageStore::Impl::OpenDb() {
+  return Call("open", [&] {
+    const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
+        {rocksdb::kDefaultColumnFamilyName, options}, {kRecordFamily, options}};
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* opened = nullptr;
+    const rocksdb::Status s = rocksdb::DB::Open(options, path, families, &handles, &opened);
+    db.reset(opened);
+    if (!s.ok()) return s;
+    db->DestroyColumnFamilyHandle(handles[0]);
+    records = handles[1];
     return s;
   });
-  if (!opened.ok()) return ExplainLock(path, opened);
-  return std::unique_ptr<PageStore>(new RocksDbPageStore(std::move(impl)));
 }
 
 Status RocksDbPageStore::Put(std::span<const PageWrite> pages) {
+  uint64_t bytes = 0;
+  for (const PageWrite& write : pages) {
+    PQCACHE_CHECK(write.page != nullptr, "a page to put is null");
+    bytes += write.page->size();
+  }
+  if (bytes >= kIngestBytes) return impl_->Ingest(pages);
   return impl_->Call("put", [&] {
     rocksdb::WriteBatch batch;
     for (const PageWrite& write : pages) {
-      PQCACHE_CHECK(write.page != nullptr, "a page to put is null");
-      const auto* data = reinterpret_cast<const char*>(write.page->data());
-      const rocksdb::Status s =
-          batch.Put(EncodePageKey(write.key), rocksdb::Slice(data, write.page->size()));
+      const rocksdb::Status s = batch.Put(EncodePageKey(write.key), Value(write));
       if (!s.ok()) return s;
     }
     return impl_->db->Write(WithoutLog(), &batch);
   });
+}
+
+// A sorted file is written once, synced, and becomes part of the store in one step.
+Status RocksDbPageStore::Impl::Ingest(std::span<const PageWrite> pages) {
+  std::map<std::string, const PageWrite*> sorted;  // the last page of a key counts
+  for (const PageWrite& write : pages) sorted[EncodePageKey(write.key)] = &write;
+  const std::string file = path + "/" + kIngestPrefix + std::to_string(++ingested);
+  Status status = Call("write pages", [&] {
+    rocksdb::SstFileWriter writer(rocksdb::EnvOptions(), options, /*column_family=*/nullptr,
+                                  /*invalidate_page_cache=*/false);
+    rocksdb::Status s = writer.Open(file);
+    for (const auto& [key, write] : sorted) {
+      if (s.ok()) s = writer.Put(key, Value(*write));
+    }
+    return s.ok() ? writer.Finish() : s;
+  });
+  if (status.ok()) {
+    status = Call("take in pages", [&] {
+      rocksdb::IngestExternalFileOptions ingest;
+      ingest.move_files = true;
+      ingest.write_global_seqno = false;
+      return db->IngestExternalFile({file}, ingest);
+    });
+  }
+  // After a move it is gone already.
+  if (!status.ok()) (void)options.env->DeleteFile(file);
+  return status;
 }
 
 void RocksDbPageStore::Read(std::span<PageRead> pages) {
@@ -119,10 +203,10 @@ void RocksDbPageStore::Impl::ReadBatch(std::span<PageRead> pages) {
     slices[i] = keys[i];
   }
   const Status batch = Call("read", [&] {
-    rocksdb::ReadOptions options;
-    options.verify_checksums = true;
-    db->MultiGet(options, db->DefaultColumnFamily(), pages.size(), slices.data(), values.data(),
-                 statuses.data());
+    rocksdb::ReadOptions read_options;
+    read_options.verify_checksums = true;
+    db->MultiGet(read_options, db->DefaultColumnFamily(), pages.size(), slices.data(),
+                 values.data(), statuses.data());
     return rocksdb::Status::OK();
   });
   for (size_t i = 0; i < pages.size(); ++i) {
@@ -153,18 +237,21 @@ void RocksDbPageStore::Impl::Count(const PageRead& read) {
 
 Status RocksDbPageStore::RemoveContext(const ContextId& context) {
   const PageKeyRange range = ContextKeyRange(context);
-  const rocksdb::Slice begin = range.begin, end = range.end;
-  rocksdb::DB* db = impl_->db.get();
+  return impl_->RemoveRange(range.begin, range.end);
+}
+
+Status RocksDbPageStore::Impl::RemoveRange(const std::string& first, const std::string& last) {
+  const rocksdb::Slice begin = first, end = last;
   rocksdb::ColumnFamilyHandle* family = db->DefaultColumnFamily();
   // Whole files go first: that takes next to no disk space, so a context can be removed from a full
   // disk. The range marker covers what is left in the files at both ends and in memory.
-  PQCACHE_RETURN_IF_ERROR(impl_->Call("drop files of context", [&] {
-    return rocksdb::DeleteFilesInRange(db, family, &begin, &end, /*include_end=*/false);
+  PQCACHE_RETURN_IF_ERROR(Call("drop files of context", [&] {
+    return rocksdb::DeleteFilesInRange(db.get(), family, &begin, &end, /*include_end=*/false);
   }));
-  PQCACHE_RETURN_IF_ERROR(impl_->Call(
-      "remove context", [&] { return db->DeleteRange(WithoutLog(), family, begin, end); }));
-  PQCACHE_RETURN_IF_ERROR(Sync());
-  return impl_->Call("compact after removal", [&] {
+  PQCACHE_RETURN_IF_ERROR(
+      Call("remove context", [&] { return db->DeleteRange(WithoutLog(), family, begin, end); }));
+  PQCACHE_RETURN_IF_ERROR(FlushPages());
+  return Call("compact after removal", [&] {
     const rocksdb::Status s =
         db->CompactRange(rocksdb::CompactRangeOptions(), family, &begin, &end);
     // On a nearly full disk the files at both ends wait for a later compaction.
@@ -172,12 +259,14 @@ Status RocksDbPageStore::RemoveContext(const ContextId& context) {
   });
 }
 
-Status RocksDbPageStore::Sync() {
-  return impl_->Call("sync", [&] {
-    rocksdb::FlushOptions options;
-    options.wait = true;
-    options.allow_write_stall = true;  // do not wait for compactions first
-    return impl_->db->Flush(options);
+Status RocksDbPageStore::Sync() { return impl_->FlushPages(); }
+
+Status RocksDbPageStore::Impl::FlushPages() {
+  return Call("sync", [&] {
+    rocksdb::FlushOptions flush;
+    flush.wait = true;
+    flush.allow_write_stall = true;  // do not wait for compactions first
+    return db->Flush(flush);
   });
 }
 
@@ -187,6 +276,99 @@ PageStoreStats RocksDbPageStore::stats() const {
   stats.damaged_pages = impl_->damaged;
   stats.missing_pages = impl_->missing;
   return stats;
+}
+
+// Records have no log either: a record exists once its write buffer is a file.
+Status RocksDbPageStore::Impl::FlushRecords() {
+  return Call("sync records", [&] {
+    rocksdb::FlushOptions flush;
+    flush.wait = true;
+    flush.allow_write_stall = true;
+    return db->Flush(flush, records);
+  });
+}
+
+Result<bool> RocksDbPageStore::PutRecord(const RecordKey& key, std::string_view value) {
+  PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
+  const std::lock_guard lock(impl_->records_mutex);
+  const Result<std::string> present = GetRecord(key);
+  if (present.ok()) return false;
+  if (present.status().code() != StatusCode::kNotFound) return present.status();
+  const std::string bytes = EncodeRecordKey(key);
+  const rocksdb::Slice slice(value.data(), value.size());
+  PQCACHE_RETURN_IF_ERROR(impl_->Call(
+      "put record", [&] { return impl_->db->Put(WithoutLog(), impl_->records, bytes, slice); }));
+  const Status flushed = impl_->FlushRecords();
+  if (flushed.ok()) return true;
+  // A failed put leaves nothing that can be seen; should even this fail, the buffer is lost with
+  // the process.
+  (void)impl_->db->Delete(WithoutLog(), impl_->records, bytes);
+  return flushed;
+}
+
+Result<std::string> RocksDbPageStore::GetRecord(const RecordKey& key) {
+  std::string value;
+  PQCACHE_RETURN_IF_ERROR(impl_
+                              ->Call("read record",
+                                     [&] {
+                                       return impl_->db->Get(rocksdb::ReadOptions(), impl_->records,
+                                                             EncodeRecordKey(key), &value);
+                                     })
+                              .Annotate("record " + key.name));
+  return value;
+}
+
+Result<std::vector<Record>> RocksDbPageStore::ListRecords(const Fingerprint& tenant) {
+  const std::string begin = EncodeRecordKey({tenant, ""});
+  std::vector<Record> list;
+  PQCACHE_RETURN_IF_ERROR(impl_->Call("list records", [&] {
+    const std::unique_ptr<rocksdb::Iterator> it(
+        impl_->db->NewIterator(rocksdb::ReadOptions(), impl_->records));
+    for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) {
+      list.push_back({*DecodeRecordKey(it->key().ToStringView()), it->value().ToString()});
+    }
+    return it->status();
+  }));
+  return list;
+}
+
+Status RocksDbPageStore::RemoveRecord(const RecordKey& key) {
+  const std::lock_guard lock(impl_->records_mutex);
+  PQCACHE_RETURN_IF_ERROR(impl_->Call("remove record", [&] {
+    return impl_->db->Delete(WithoutLog(), impl_->records, EncodeRecordKey(key));
+  }));
+  return impl_->FlushRecords();
+}
+
+Status RocksDbPageStore::RemoveUnreferenced() {
+  std::set<std::string> referenced, stored;  // contexts by the beginning of their keys
+  bool all_known = true;
+  PQCACHE_RETURN_IF_ERROR(impl_->Call("look for unreferenced pages", [&] {
+    const std::unique_ptr<rocksdb::Iterator> records(
+        impl_->db->NewIterator(rocksdb::ReadOptions(), impl_->records));
+    for (records->SeekToFirst(); records->Valid(); records->Next()) {
+      const Result<ContextManifest> manifest = DecodeManifest(records->value().ToStringView());
+      all_known = all_known && manifest.ok();
+      if (!manifest.ok()) continue;
+      referenced.insert(ContextKeyRange(manifest->id()).begin);
+      for (const PageOwner& o : manifest->owners) {
+        referenced.insert(ContextKeyRange(o.context).begin);
+      }
+    }
+    if (!records->status().ok() || !all_known) return records->status();
+    const std::unique_ptr<rocksdb::Iterator> pages(impl_->db->NewIterator(rocksdb::ReadOptions()));
+    for (pages->SeekToFirst(); pages->Valid();) {
+      const std::string context = pages->key().ToString().substr(0, sizeof(Fingerprint::bytes));
+      stored.insert(context);
+      pages->Seek(context + '\xff');
+    }
+    return pages->status().IsCorruption() ? rocksdb::Status::OK() : pages->status();
+  }));
+  for (const std::string& context : stored) {
+    if (!all_known || referenced.contains(context)) continue;
+    PQCACHE_RETURN_IF_ERROR(impl_->RemoveRange(context, context + '\xff'));
+  }
+  return Status::Ok();
 }
 
 }  // namespace pqcache::storage

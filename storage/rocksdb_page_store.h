@@ -4,7 +4,8 @@
 //
 // Pages are whole values in SST files with XXH3 block checksums, uncompressed, under the keys of
 // key_format.md. There is no write-ahead log: Sync writes the buffered pages out and is what makes
-// them durable. Every page is verified on every read.
+// them durable; batches of kIngestBytes and more become a file of their own at once. Every page is
+// verified on every read.
 //
 // Memory: kRocksDbBufferBytes at most for write buffers and blocks of indexes and filters, plus the
 // batches in flight. It is a constant of the tier, not under any memory limit, and not in
@@ -14,12 +15,21 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/cache/page_store.h"
 
+namespace rocksdb {
+class Env;
+}
+
 namespace pqcache::storage {
+
+// Batches of at least so many bytes skip the write buffer.
+inline constexpr uint64_t kIngestBytes = 1 << 20;
 
 inline constexpr uint64_t kRocksDbBufferBytes = (2 * 32 + 8) << 20;
 
@@ -31,6 +41,8 @@ class RocksDbPageStore final : public PageStore {
   // Errors as PrepareStoreFolder's; IoError naming the process if another one holds the folder;
   // Corruption if the files in it are damaged beyond opening.
   static Result<std::unique_ptr<PageStore>> Open(const SpecString& spec);
+  // `env` is borrowed: RocksDB's files go through it. nullptr: the system's.
+  static Result<std::unique_ptr<RocksDbPageStore>> Open(const std::string& path, rocksdb::Env* env);
 
   ~RocksDbPageStore() override;
 
@@ -38,10 +50,15 @@ class RocksDbPageStore final : public PageStore {
   void Read(std::span<PageRead> pages) override;
   // Durable when it returns OK, without a Sync.
   Status RemoveContext(const ContextId& context) override;
+  Status RemoveUnreferenced() override;
   // IoError while the disk is full; RocksDB looks for room every five seconds, and a later call is
   // OK again. Put and RemoveContext fail as well until then; reads go on.
   Status Sync() override;
   PageStoreStats stats() const override;
+  Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;
+  Result<std::string> GetRecord(const RecordKey& key) override;
+  Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override;
+  Status RemoveRecord(const RecordKey& key) override;
   // This store has no budget: always OK.
   Status ReserveMemory(const void*, uint64_t) override { return Status::Ok(); }
 

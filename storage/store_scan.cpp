@@ -27,28 +27,37 @@ namespace fs = std::filesystem;
 // Pages looked up one by one behind a damaged block; a damaged filter would go on for ever.
 constexpr int kMaxProbes = 10000;
 
-// Where the page behind `key` is likely to be: the next page, the next head, the next layer.
+// Where the page behind `key` is likely to be: the next page, head, kind or layer.
 std::vector<std::string> LikelySuccessors(const std::string& key) {
   const auto fields = DecodePageKey(key);
   if (!fields.has_value()) return {};
-  const auto& [context, layer, head, page] = *fields;
   std::vector<std::string> keys;
-  if (page < std::numeric_limits<int64_t>::max()) {
-    keys.push_back(EncodePageKey({context, layer, head, page + 1}));
+  const auto add = [&](int64_t layer, int kind, int64_t head, int64_t page) {
+    PageKeyFields next = *fields;
+    next.layer = static_cast<int32_t>(layer);
+    next.kind = static_cast<PageKind>(kind);
+    next.head = static_cast<int32_t>(head);
+    next.page = page;
+    keys.push_back(EncodePageKey(next));
+  };
+  const auto& f = *fields;
+  const int kind = static_cast<int>(f.kind);
+  if (f.page < std::numeric_limits<int64_t>::max()) add(f.layer, kind, f.head, f.page + 1);
+  if (f.head < std::numeric_limits<int32_t>::max()) add(f.layer, kind, int64_t{f.head} + 1, 0);
+  for (int next = kind + 1; next <= static_cast<int>(PageKind::kTokens); ++next) {
+    add(f.layer, next, 0, 0);
   }
-  if (head < std::numeric_limits<int32_t>::max()) {
-    keys.push_back(EncodePageKey({context, layer, head + 1, 0}));
-  }
-  if (layer < std::numeric_limits<int32_t>::max()) {
-    keys.push_back(EncodePageKey({context, layer + 1, 0, 0}));
-  }
+  if (f.layer < std::numeric_limits<int32_t>::max()) add(int64_t{f.layer} + 1, 0, 0, 0);
   return keys;
 }
 
 // The smallest key a page of the same context can have.
 std::string FirstOfContext(const std::string& key) {
   const auto fields = DecodePageKey(key);
-  return fields.has_value() ? EncodePageKey({fields->context, 0, 0, 0}) : "";
+  if (!fields.has_value()) return "";
+  PageKeyFields first;
+  first.context = fields->context;
+  return EncodePageKey(first);
 }
 
 // With file and offset if the message ends in "... DIR/000008.sst offset 123 ...".
@@ -80,12 +89,16 @@ struct ContextSums {
 class Scanner {
  public:
   explicit Scanner(const std::string& path) : path_(path) {}
+  ~Scanner() {
+    if (records_ != nullptr) db_->DestroyColumnFamilyHandle(records_);
+  }
 
   StoreScan Run();
 
  private:
   rocksdb::Status OpenStore();
   void ListTables();
+  rocksdb::Status ListManifests();
   void Merge();
   Table* Smallest();
   void Activate(std::unique_ptr<Table> table);
@@ -99,6 +112,7 @@ class Scanner {
 
   const std::string path_;
   std::unique_ptr<rocksdb::DB> db_;
+  rocksdb::ColumnFamilyHandle* records_ = nullptr;
   std::vector<std::unique_ptr<Table>> waiting_;  // by first key, the smallest at the end
   std::vector<std::unique_ptr<Table>> active_;   // opened, the newest first
   std::vector<std::unique_ptr<Table>> lost_;     // cannot be opened
@@ -115,7 +129,7 @@ StoreScan Scanner::Run() {
     status = CallRocksDb(path_, "scan", [&] {
       ListTables();
       Merge();
-      return rocksdb::Status::OK();
+      return ListManifests();
     });
   }
   if (!status.ok()) scan_.damaged.push_back({"store", "", std::nullopt, status.message()});
@@ -129,9 +143,15 @@ rocksdb::Status Scanner::OpenStore() {
   // Missing and damaged files are found later, one by one.
   options.paranoid_checks = false;
   options.skip_checking_sst_file_sizes_on_db_open = true;
+  const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
+      {rocksdb::kDefaultColumnFamilyName, options}, {kRecordFamily, options}};
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status s = rocksdb::DB::OpenForReadOnly(options, path_, &db);
+  const rocksdb::Status s = rocksdb::DB::OpenForReadOnly(options, path_, families, &handles, &db);
   db_.reset(db);
+  if (!s.ok()) return s;
+  db_->DestroyColumnFamilyHandle(handles[0]);
+  records_ = handles[1];
   return s;
 }
 
@@ -139,6 +159,7 @@ void Scanner::ListTables() {
   std::vector<rocksdb::LiveFileMetaData> files;
   db_->GetLiveFilesMetaData(&files);
   for (const rocksdb::LiveFileMetaData& file : files) {
+    if (file.column_family_name == kRecordFamily) continue;
     auto table = std::make_unique<Table>(file);
     if (const Status status = table->Open(path_); !status.ok()) {
       scan_.damaged.push_back(MakeDamage("file of " + std::to_string(file.size) + " bytes",
@@ -152,6 +173,21 @@ void Scanner::ListTables() {
   }
   std::sort(waiting_.begin(), waiting_.end(),
             [](const auto& a, const auto& b) { return a->first() > b->first(); });
+}
+
+rocksdb::Status Scanner::ListManifests() {
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions(), records_));
+  for (it->SeekToFirst(); it->Valid(); it->Next()) {
+    const auto key = DecodeRecordKey(it->key().ToStringView());
+    Result<ContextManifest> manifest = DecodeManifest(it->value().ToStringView());
+    if (key.has_value() && manifest.ok()) {
+      scan_.manifests.push_back(*std::move(manifest));
+      continue;
+    }
+    scan_.damaged.push_back({"manifest " + (key.has_value() ? key->name : "of unknown name"), "",
+                             std::nullopt, manifest.status().message()});
+  }
+  return it->status();
 }
 
 // Visits every key once, in the newest file that has it. RocksDB's own iterator over all files is
@@ -284,6 +320,7 @@ void Scanner::Visit(const std::string& key, std::span<const uint8_t> page) {
   sums.context.id = header->key.context;
   ++sums.context.pages;
   sums.context.bytes += page.size();
+  if (header->key.kind != PageKind::kRows) return;
   sums.context.tokens = std::max(sums.context.tokens, header->first_token + header->tokens);
   sums.layers.insert(fields->layer);
   sums.heads.insert(fields->head);
@@ -300,10 +337,12 @@ void Scanner::Finish() {
     if (key.has_value()) {
       ++scan_.damaged_pages;
       const auto sums = sums_.find(key->context);
-      damage.part = "page " + std::to_string(key->page) + " of layer " +
-                    std::to_string(key->layer) + " head " + std::to_string(key->head) +
-                    (sums == sums_.end() ? ", unknown context"
-                                         : ", context " + sums->second.context.id.context.Hex());
+      damage.part =
+          (key->kind == PageKind::kRows ? "" : std::string(PageKindName(key->kind)) + " ") +
+          "page " + std::to_string(key->page) + " of layer " + std::to_string(key->layer) +
+          " head " + std::to_string(key->head) +
+          (sums == sums_.end() ? ", unknown context"
+                               : ", context " + sums->second.context.id.context.Hex());
     }
     scan_.damaged.push_back(std::move(damage));
   }

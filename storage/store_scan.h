@@ -9,6 +9,7 @@
 
 #include "pqcache/base/file_damage.h"
 #include "pqcache/base/status.h"
+#include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_store.h"
 
 namespace pqcache::storage {
@@ -26,8 +27,9 @@ struct StoredContext {
 struct StoreScan {
   int64_t pages = 0;  // undamaged
   uint64_t bytes = 0;
-  std::vector<StoredContext> contexts;  // in the order of their keys
-  int64_t damaged_pages = 0;            // those that could be named
+  std::vector<StoredContext> contexts;     // in the order of their keys
+  std::vector<ContextManifest> manifests;  // by tenant and name; of the damaged ones the name only
+  int64_t damaged_pages = 0;               // those that could be named
   // Pages, files that cannot be opened, and blocks whose pages could not be named. Keys inside a
   // damaged block are known from the file's Bloom filter, so one name in a hundred may be of a page
   // that never was. Without an offset, a page was damaged before it was stored.

@@ -3,7 +3,9 @@
 #include <utility>
 #include <vector>
 
+#include "storage/layered_page_store.h"
 #include "storage/memory_page_store.h"
+#include "storage/resp_page_store.h"
 #include "storage/rocksdb_page_store.h"
 #include "storage/tiered_page_store.h"
 
@@ -15,7 +17,11 @@ constexpr PageStoreEntry kPageStores[] = {
      "host memory; limit=BYTES. Alone it holds all pages, in front of another store it caches them",
      false, MemoryPageStore::Open},
     {RocksDbPageStore::kName, "RocksDB folder on a local disk; path=DIR", true,
-     RocksDbPageStore::Open},
+     [](const SpecString& spec) { return RocksDbPageStore::Open(spec); }},
+    {RespPageStore::kName,
+     "any server or cluster that speaks the Redis protocol; host=H,port=P, password in "
+     "PQCACHE_RESP_PASSWORD",
+     true, RespPageStore::Open},
 };
 
 std::string KnownStores() {
@@ -47,23 +53,33 @@ Result<std::vector<SpecString>> ParseTiers(std::string_view text) {
   }
 }
 
-// Only memory caches, so it is the one tier that may stand in front, and nowhere else.
+// Tiers stand in the order of the list, each at most once.
 Status CheckOrder(std::string_view text, std::span<const SpecString> tiers) {
-  for (size_t i = 0; i + 1 < tiers.size(); ++i) {
-    for (size_t j = i + 1; j < tiers.size(); ++j) {
-      if (tiers[i].name != tiers[j].name) continue;
-      return Status::InvalidArgument("'" + std::string(text) + "' has two tiers '" + tiers[i].name +
-                                     "', expected one of each");
+  const PageStoreEntry* before = nullptr;
+  for (const SpecString& tier : tiers) {
+    PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* entry, FindStore(tier.name));
+    if (before == nullptr || before < entry) {
+      before = entry;
+      continue;
     }
-  }
-  for (size_t i = 0; i + 1 < tiers.size(); ++i) {
-    if (tiers[i].name == MemoryPageStore::kName) continue;
-    return Status::InvalidArgument("'" + std::string(text) + "' has '" + tiers[i].name +
-                                   "' in front of '" + tiers[i + 1].name + "', expected only '" +
-                                   std::string(MemoryPageStore::kName) +
-                                   "' in front of another store");
+    return Status::InvalidArgument("'" + std::string(text) + "' has '" + std::string(before->name) +
+                                   "' in front of '" + tier.name +
+                                   "', expected each tier once and in the order " + KnownStores());
   }
   return Status::Ok();
+}
+
+// One more tier in front of what is below.
+Result<std::unique_ptr<PageStore>> StackTier(const SpecString& tier,
+                                             std::unique_ptr<PageStore> below) {
+  if (tier.name == MemoryPageStore::kName) {
+    PQCACHE_ASSIGN_OR_RETURN(const uint64_t limit, ParseMemoryLimit(tier));
+    return std::unique_ptr<PageStore>(std::make_unique<TieredPageStore>(limit, std::move(below)));
+  }
+  PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* entry, FindStore(tier.name));
+  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> near, entry->open(tier));
+  return std::unique_ptr<PageStore>(
+      std::make_unique<LayeredPageStore>(std::move(near), std::move(below)));
 }
 
 }  // namespace
@@ -74,10 +90,15 @@ Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec) {
   PQCACHE_ASSIGN_OR_RETURN(const std::vector<SpecString> tiers, ParseTiers(spec));
   PQCACHE_RETURN_IF_ERROR(CheckOrder(spec, tiers));
   PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* last, FindStore(tiers.back().name));
-  if (tiers.size() == 1) return last->open(tiers.back());
-  PQCACHE_ASSIGN_OR_RETURN(const uint64_t limit, ParseMemoryLimit(tiers.front()));
-  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> below, last->open(tiers.back()));
-  return std::unique_ptr<PageStore>(std::make_unique<TieredPageStore>(limit, std::move(below)));
+  // What is refused must not have made a folder before.
+  if (tiers.front().name == MemoryPageStore::kName) {
+    PQCACHE_RETURN_IF_ERROR(ParseMemoryLimit(tiers.front()).status());
+  }
+  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> store, last->open(tiers.back()));
+  for (size_t i = tiers.size() - 1; i-- > 0;) {
+    PQCACHE_ASSIGN_OR_RETURN(store, StackTier(tiers[i], std::move(store)));
+  }
+  return store;
 }
 
 }  // namespace pqcache::storage

@@ -1,7 +1,8 @@
 #pragma once
 
 // THE LIST of page stores, and how a --store argument becomes one:
-// "memory", "memory:limit=512M", "rocksdb:path=DIR", "memory:limit=512M+rocksdb:path=DIR".
+// "memory", "memory:limit=512M", "rocksdb:path=DIR", "resp:host=H,port=P", and tiers such as
+// "memory:limit=512M+rocksdb:path=DIR+resp:host=H,port=P".
 // Tiers are joined by "+", fastest first; the last one is where pages live.
 
 #include <memory>

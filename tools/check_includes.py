@@ -17,8 +17,9 @@ RULES = {
     "pqcache/index": (["pqcache/base"], ["faiss/"]),
     "pqcache/policy": (["pqcache/base"], []),
     "pqcache/cache": (["pqcache/base", "pqcache/index", "pqcache/policy"], []),
-    "storage": (["pqcache/base", "pqcache/cache/page_store.h", "pqcache/cache/page_codec.h"],
-                ["rocksdb/"]),
+    "storage": (["pqcache/base", "pqcache/cache/page_store.h", "pqcache/cache/page_codec.h",
+                 "pqcache/cache/manifest.h"],
+                ["rocksdb/", "hiredis/", "openssl/", "netinet/", "arpa/"]),
     "train": (["pqcache/base", "pqcache/index"], ["faiss/"]),
     "attention/model": (["pqcache/base"], []),
     "attention/tokenizer": (["pqcache/base"], ["utf8proc.h"]),
@@ -32,7 +33,7 @@ RULES = {
               ["gtest/", "gmock/", "faiss/", "rocksdb/", "omp.h", "xxhash.h"]),
 }
 # Headers of the C and C++ libraries and of the system that need no permission.
-SYSTEM = re.compile(r"^([a-z0-9_]+|sys/[a-z]+\.h|(errno|fcntl|unistd|stdlib|signal|stdio|spawn|dlfcn)\.h)$")
+SYSTEM = re.compile(r"^([a-z0-9_]+|sys/[a-z]+\.h|(errno|fcntl|netdb|poll|unistd|stdlib|signal|stdio|spawn|dlfcn)\.h)$")
 # The only files that may catch exceptions: where a library's become a Status.
 CATCHERS = {"attention/torch/call_torch.h", "train/kmeans_faiss.cpp", "tools/cli.cpp",
             "storage/rocksdb_call.cpp"}

@@ -3,8 +3,11 @@
 #include <cstdio>
 #include <optional>
 
+#include "attention/decoder/resumable_session.h"
 #include "attention/decoder/token_sampler.h"
 #include "pqcache/base/log.h"
+#include "pqcache/cache/context_catalog.h"
+#include "storage/memory_page_store.h"
 #include "storage/stores.h"
 #include "tools/commands.h"
 #include "tools/model_flags.h"
@@ -30,6 +33,9 @@ class GenerateCommand : public Command {
     model_.Declare(flags);
     attention_.Declare(flags);
     flags->Text("--policy", &policy_, "attention policy");
+    flags->Text("--context", &context_,
+                "stored context that the prompt continues; it is decoded under the policy");
+    flags->Text("--on-missing", &on_missing_, "a page that is lost: recompute or fail");
     flags->Count("--shadow", &attention_.shadow, "judge every n-th step against exact attention");
     flags->Text("-p,--prompt", &prompt_, "prompt text");
     flags->Text("-f,--file", &file_, "file with the prompt");
@@ -46,6 +52,11 @@ class GenerateCommand : public Command {
     PQCACHE_RETURN_IF_ERROR(model_.Prepare());
     PQCACHE_RETURN_IF_ERROR(attention_.Prepare());
     PQCACHE_RETURN_IF_ERROR(sampling_.Validate());
+    if (on_missing_ != "recompute" && on_missing_ != "fail") {
+      return Status::InvalidArgument("--on-missing is '" + on_missing_ +
+                                     "', expected recompute or fail");
+    }
+    if (!context_.empty()) PQCACHE_RETURN_IF_ERROR(CheckContextName(context_));
     sampling_.seed = static_cast<uint64_t>(model_.seed);
     if (!prompt_.empty() + !file_.empty() + !token_texts_.empty() != 1) {
       return Status::InvalidArgument(
@@ -64,12 +75,18 @@ class GenerateCommand : public Command {
     stream_ = !json;
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
     decoder_ = model.decoder.get();
-    PQCACHE_RETURN_IF_ERROR(EncodePrompt());
-    PQCACHE_ASSIGN_OR_RETURN(const auto store, storage::OpenPageStore(attention_.store));
-    PQCACHE_ASSIGN_OR_RETURN(const auto kept, attention_.StorageFor({options_}, store.get()));
+    PQCACHE_ASSIGN_OR_RETURN(const auto store, OpenStore(attention_.store));
+    attention::ResumableOptions resumable;
+    PQCACHE_ASSIGN_OR_RETURN(resumable.storage, attention_.StorageFor({options_}, store.get()));
+    resumable.attention = options_;
+    const ContextCatalog catalog(store.get(), resumable.storage.tenant);
+    PQCACHE_RETURN_IF_ERROR(FindPrefix(catalog, resumable.storage));
+    SetRecovery(catalog, &resumable);
+    const Stopwatch opening;
     PQCACHE_ASSIGN_OR_RETURN(const auto session,
-                             attention::Session::Create(decoder_, kept, options_));
-    PQCACHE_RETURN_IF_ERROR(Generate(session.get(), *store));
+                             attention::ResumableSession::Create(decoder_, std::move(resumable),
+                                                                 prefix_, prefix_tokens_));
+    PQCACHE_RETURN_IF_ERROR(Generate(opening, session.get()));
     return MakeReport(*session, *store);
   }
 
@@ -81,27 +98,83 @@ class GenerateCommand : public Command {
       if (!file_.empty()) {
         PQCACHE_ASSIGN_OR_RETURN(prompt_, ReadText(file_));
       }
-      PQCACHE_ASSIGN_OR_RETURN(tokens_, tokenizer_->Encode(prompt_, true));
+      // A continuation does not begin with a beginning-of-sequence token.
+      PQCACHE_ASSIGN_OR_RETURN(tokens_, tokenizer_->Encode(prompt_, context_.empty()));
     }
+    return Status::Ok();
+  }
+
+  // The stored context that was asked for, or the one that shares the most with the prompt.
+  Status FindPrefix(const ContextCatalog& catalog, const attention::SessionStorage& kept) {
+    if (!context_.empty()) {
+      PQCACHE_ASSIGN_OR_RETURN(ContextManifest manifest, catalog.Find(context_));
+      PQCACHE_ASSIGN_OR_RETURN(prefix_tokens_, catalog.ReadTokens(manifest));
+      const int64_t tokens = manifest.tokens;
+      prefix_ = StoredPrefix{std::move(manifest), tokens};
+      PQCACHE_RETURN_IF_ERROR(EncodePrompt());
+    } else {
+      PQCACHE_RETURN_IF_ERROR(EncodePrompt());
+      // At least one token has to run, for its logits.
+      const auto limit = static_cast<int64_t>(tokens_.size()) - 1;
+      const ContextIdentity identity = attention::Session::IdentityFor(*decoder_, kept);
+      std::optional<StoredCodes> codes;
+      if (kept.codebooks != nullptr) codes = StoredCodesOf(kept.codebooks.get());
+      if (identity.page.layout == PageLayout::kKeyValue) {
+        PQCACHE_ASSIGN_OR_RETURN(prefix_, catalog.Match(identity, codes, tokens_, limit));
+      }
+      if (prefix_.has_value()) {
+        prefix_tokens_.assign(tokens_.begin(), tokens_.begin() + prefix_->tokens);
+        tokens_.erase(tokens_.begin(), tokens_.begin() + prefix_->tokens);
+      }
+    }
+    return CheckLength();
+  }
+
+  Status CheckLength() {
     const int64_t limit = decoder_->spec().max_positions;
-    const auto prompt_tokens = static_cast<int64_t>(tokens_.size());
-    if (prompt_tokens == 0 || prompt_tokens > limit) {
-      return Status::InvalidArgument("the prompt has " + std::to_string(prompt_tokens) +
-                                     " tokens, expected 1 to the model's " + std::to_string(limit));
+    const auto prompt_tokens = static_cast<int64_t>(prefix_tokens_.size() + tokens_.size());
+    if (tokens_.empty() || prompt_tokens > limit) {
+      return Status::InvalidArgument(
+          "the prompt has " + std::to_string(prompt_tokens) + " tokens, " +
+          std::to_string(prefix_tokens_.size()) + " of them stored, expected 1 to the model's " +
+          std::to_string(limit) + " and at least one that is not stored");
     }
     new_tokens_ = std::min(new_tokens_, limit - prompt_tokens);
     return Status::Ok();
   }
 
-  Status Generate(attention::Session* session, const PageStore& store) {
-    const Stopwatch start;
-    std::vector<float> logits;
-    {
-      ProgressBar bar("prefill");
-      PQCACHE_RETURN_IF_ERROR(
-          session->Prefill(tokens_, 1, &logits, [&](double done) { bar.Update(done); }));
+  void SetRecovery(const ContextCatalog& catalog, attention::ResumableOptions* options) const {
+    options->on_missing =
+        on_missing_ == "fail" ? attention::OnMissing::kFail : attention::OnMissing::kRecompute;
+    options->make_memory_store = [] {
+      return std::make_unique<storage::MemoryPageStore>(storage::kNoMemoryLimit);
+    };
+    if (!prefix_.has_value() || prefix_->tokens != prefix_->manifest.tokens) return;
+    // The stored context is replaced by the one that was computed again.
+    options->on_recomputed = [this, catalog](attention::Session* session) {
+      const std::string& name = prefix_->manifest.name;
+      Status status = catalog.Remove(name);
+      if (status.ok()) status = session->Save(name, prefix_tokens_).status();
+      Log(LogLevel::kWarning,
+          status.ok() ? "stored context " + name + " was mended"
+                      : "stored context " + name + " could not be mended: " + status.message());
+    };
+  }
+
+  // Runs the prompt: exactly, or under the policy behind a stored context.
+  Status RunPrompt(attention::ResumableSession* session, std::vector<float>* logits) {
+    if (!context_.empty()) {
+      for (int64_t token : tokens_) PQCACHE_RETURN_IF_ERROR(session->Step(token, logits));
+      return Status::Ok();
     }
-    prefill_reads_ = store.stats();
+    ProgressBar bar("prefill");
+    return session->Prefill(tokens_, 1, logits, [&](double done) { bar.Update(done); });
+  }
+
+  Status Generate(const Stopwatch& start, attention::ResumableSession* session) {
+    std::vector<float> logits;
+    PQCACHE_RETURN_IF_ERROR(RunPrompt(session, &logits));
+    prefill_reads_ = session->store().stats();
     attention::TokenSampler sampler(sampling_);
     std::optional<attention::StreamDecoder> text;  // absent without a tokenizer
     if (tokenizer_ != nullptr) text.emplace(tokenizer_.get(), true);
@@ -141,22 +214,35 @@ class GenerateCommand : public Command {
     return Status::Ok();
   }
 
-  Report MakeReport(const attention::Session& session, const PageStore& store) const {
+  Report MakeReport(const attention::ResumableSession& resumable, const PageStore& opened) const {
+    const attention::Session& session = *resumable.session();
+    const PageStore& store = resumable.store();
     Report report;
     Json ids = Json::Array();
     for (int64_t token : generated_) ids.Push(token);
     Json& j = report.json;
-    j.Set("text", text_).Set("tokens", std::move(ids)).Set("prompt_tokens", tokens_.size());
+    j.Set("text", text_)
+        .Set("tokens", std::move(ids))
+        .Set("prompt_tokens", prefix_tokens_.size() + tokens_.size());
+    j.Set("cached_tokens", prefix_tokens_.size());
     j.Set("new_tokens", generated_.size()).Set("ttft_ms", ttft_ms_).Set("tpot_ms", tpot_ms_);
     j.Set("tokens_per_second", tpot_ms_ > 0 ? 1000.0 / tpot_ms_ : 0.0);
     j.Set("attention", StatsToJson(session.stats()));
     const PageStoreStats stats = store.stats();
-    // Of the decode steps; the prefill reads every earlier page once per chunk.
+    // Of the decode steps, and before the first token: an exact prefill reads every earlier page
+    // once per chunk.
     j.Set("bytes_read", BytesRead(stats, prefill_reads_));
     j.Set("bytes_read_prefill", BytesRead(prefill_reads_, {}));
+    const PageStoreStats misses = opened.stats();
+    j.Set("recomputations", resumable.recomputations());
+    j.Set("missing_pages", static_cast<int64_t>(misses.missing_pages));
+    j.Set("damaged_pages", static_cast<int64_t>(misses.damaged_pages));
+    j.Set("unreachable_pages", static_cast<int64_t>(misses.unreachable_pages));
+    j.Set("prefetched_pages", static_cast<int64_t>(stats.prefetched_pages));
     j.Set("peak_rss_bytes", PeakRssBytes());
     j.Set("kv_bytes_full", session.cache().full_bytes());
     j.Set("kv_bytes_resident", session.cache().memory_bytes() + stats.resident_bytes);
+    j.Set("kv_bytes_resident_peak", stats.peak_resident_bytes);
     report.text = "\n";
     // The streamed text has no end of line of its own.
     if (stream_) Log(LogLevel::kInfo, "\n" + j.Dump(1));
@@ -169,7 +255,7 @@ class GenerateCommand : public Command {
   ModelFlags model_;
   AttentionFlags attention_;
   attention::SamplingOptions sampling_;
-  std::string policy_ = "pq", prompt_, file_;
+  std::string policy_ = "pq", prompt_, file_, context_, on_missing_ = "recompute";
   std::vector<std::string> token_texts_;
   int64_t new_tokens_ = 128;
   bool ignore_eos_ = false;
@@ -178,7 +264,8 @@ class GenerateCommand : public Command {
   const attention::Decoder* decoder_ = nullptr;
   std::unique_ptr<attention::Tokenizer> tokenizer_;
   bool stream_ = false;
-  std::vector<int64_t> tokens_, generated_;
+  std::optional<StoredPrefix> prefix_;
+  std::vector<int64_t> prefix_tokens_, tokens_, generated_;
   std::string text_;
   PageStoreStats prefill_reads_;
   double ttft_ms_ = 0, tpot_ms_ = 0;

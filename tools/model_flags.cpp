@@ -7,6 +7,8 @@
 
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
+#include "pqcache/cache/manifest.h"
+#include "storage/stores.h"
 
 namespace pqcache::tools {
 namespace {
@@ -74,6 +76,22 @@ Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir) {
   return attention::Tokenizer::Load(model_dir + "/tokenizer.json");
 }
 
+void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt) {
+  std::string tiers;
+  for (const storage::PageStoreEntry& entry : storage::PageStores()) {
+    tiers += (tiers.empty() ? "" : "; ") + std::string(entry.name) + ": " + std::string(entry.help);
+  }
+  flags->Text("--store", store, "where pages live, tiers joined by +, fastest first. " + tiers);
+  flags->Text("--cache-salt", cache_salt,
+              "stored contexts are shared only among those who give the same salt");
+}
+
+Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec) {
+  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> store, storage::OpenPageStore(spec));
+  PQCACHE_RETURN_IF_ERROR(store->RemoveUnreferenced());
+  return store;
+}
+
 void AttentionFlags::Declare(Flags* flags) {
   flags->Text("--codebooks", &codebooks, "codebook file, for policies that score codes");
   flags->Count("--attn-top-k", &top_k, "select this many tokens");
@@ -85,7 +103,7 @@ void AttentionFlags::Declare(Flags* flags) {
   flags->Count("--dense-layers", &dense_layers, "first layers that attend exactly");
   flags->Text("--tail", &tail, "unselected tokens: drop or estimate");
   flags->Text("--gqa", &gqa, "query heads of a group select: shared or per-head");
-  flags->Text("--store", &store, "where pages live: memory, rocksdb:path=DIR, or tiers with +");
+  DeclareStoreFlags(flags, &store, &cache_salt);
   flags->Count("--page-tokens", &page_tokens, "tokens of a page");
 }
 
@@ -137,6 +155,7 @@ Result<attention::SessionStorage> AttentionFlags::StorageFor(
   storage.n_sink = static_cast<int>(n_sink);
   storage.local_window = static_cast<int>(local_window);
   storage.page_tokens = static_cast<int>(page_tokens);
+  storage.tenant = TenantOf(cache_salt);
   bool codes = false;
   for (const attention::CacheAttentionOptions& policy : policies) {
     codes = codes || policy.policy->score_source() == ScoreSource::kCodes;

@@ -27,6 +27,12 @@ struct ModelFlags {
   attention::ComputeDType compute = attention::ComputeDType::kAuto;
 };
 
+// --store and --cache-salt.
+void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt);
+
+// Opens --store and gives back what killed runs left in it.
+Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec);
+
 // A loaded model with its threads; the pool outlives the decoder.
 struct Model {
   std::unique_ptr<ThreadPool> pool;
@@ -37,11 +43,11 @@ Result<Model> LoadModel(const ModelFlags& flags);
 Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir);
 
 // --codebooks, --attn-top-k, --attn-ratio, --attn-mass, --n-sink, --local-window, --dense-layers,
-// --tail, --gqa, --store, --page-tokens
+// --tail, --gqa, --store, --page-tokens, --cache-salt
 struct AttentionFlags {
-  std::string codebooks, tail = "drop", gqa = "shared", store = "memory";
+  std::string codebooks, tail = "drop", gqa = "shared", store = "memory", cache_salt;
   int64_t top_k = -1, n_sink = 16, local_window = 256, dense_layers = 0, shadow = 0;
-  int64_t page_tokens = 64;
+  int64_t page_tokens = 16;
   double ratio = -1, mass = -1;  // -1: not given
   SelectionBudget budget;
 

@@ -7,6 +7,7 @@ namespace {
 constexpr CommandEntry kCommands[] = {
     {"train", "train codebooks for a model", CreateTrainCommand},
     {"generate", "continue a prompt", CreateGenerateCommand},
+    {"context", "stored contexts: save, list, show, verify, rm", CreateContextCommand},
     {"check", "compare a policy with exact attention, step by step", CreateCheckCommand},
     {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},
     {"tokenize", "text to token ids", CreateTokenizeCommand},

@@ -18,6 +18,22 @@ void FillFromModel(const ModelSpec& spec, CacheAttentionOptions* attention) {
   attention->sliding_window = spec.sliding_window;
 }
 
+KvCacheOptions CacheOptions(const Decoder& decoder, const SessionStorage& storage) {
+  const ModelSpec& spec = decoder.spec();
+  KvCacheOptions options;
+  options.layers = static_cast<int>(spec.layers);
+  options.kv_heads = spec.kv_heads;
+  options.page.layout = storage.value_only_pages ? PageLayout::kValueOnly : PageLayout::kKeyValue;
+  options.page.dtype = decoder.compute_dtype();
+  options.page.dim = spec.head_dim;
+  options.page.page_tokens = storage.page_tokens;
+  options.n_sink = storage.n_sink;
+  options.local_window = storage.local_window;
+  options.keep_keys = storage.keep_keys;
+  options.context = NewContextId(storage.tenant, decoder.fingerprint());
+  return options;
+}
+
 }  // namespace
 
 Session::Session(const Decoder* decoder, std::unique_ptr<KvCache> cache,
@@ -26,7 +42,8 @@ Session::Session(const Decoder* decoder, std::unique_ptr<KvCache> cache,
 
 Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
                                                  const SessionStorage& storage,
-                                                 CacheAttentionOptions attention) {
+                                                 CacheAttentionOptions attention,
+                                                 std::optional<StoredPrefix> prefix) {
   PQCACHE_RETURN_IF_ERROR(CheckCodebooks(*decoder, storage.codebooks.get()));
   const ModelSpec& spec = decoder->spec();
   if (storage.n_sink > spec.max_positions || storage.local_window > spec.max_positions) {
@@ -35,27 +52,40 @@ Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
                                    ", expected at most the model's " +
                                    std::to_string(spec.max_positions) + " tokens");
   }
-  KvCacheOptions options;
-  options.layers = static_cast<int>(spec.layers);
-  options.kv_heads = spec.kv_heads;
-  options.page.layout = storage.value_only_pages ? PageLayout::kValueOnly : PageLayout::kKeyValue;
-  options.page.dtype = decoder->compute_dtype();
-  options.page.dim = spec.head_dim;
-  options.page.page_tokens = storage.page_tokens;
-  options.n_sink = storage.n_sink;
-  options.local_window = storage.local_window;
-  options.keep_keys = storage.keep_keys;
-  options.context = NewContextId(decoder->fingerprint());
   PQCACHE_ASSIGN_OR_RETURN(
-      auto cache, KvCache::Create(options, storage.codebooks, storage.store, decoder->pool()));
+      auto cache, KvCache::Create(CacheOptions(*decoder, storage), storage.codebooks, storage.store,
+                                  decoder->pool()));
   FillFromModel(spec, &attention);
   PQCACHE_ASSIGN_OR_RETURN(
       auto backend, CacheAttention::Create(std::move(attention), cache.get(), decoder->pool()));
-  return std::unique_ptr<Session>(new Session(decoder, std::move(cache), std::move(backend)));
+  std::unique_ptr<Session> session(new Session(decoder, std::move(cache), std::move(backend)));
+  if (prefix.has_value()) {
+    session->tokens_ = prefix->tokens;
+    PQCACHE_RETURN_IF_ERROR(session->cache_->BeginLoad(*std::move(prefix)));
+  }
+  return session;
+}
+
+ContextIdentity Session::IdentityFor(const Decoder& decoder, const SessionStorage& storage) {
+  const KvCacheOptions options = CacheOptions(decoder, storage);
+  return {storage.tenant, decoder.fingerprint(), options.page, options.layers, options.kv_heads};
+}
+
+Result<bool> Session::Save(const std::string& name, std::span<const int64_t> tokens) {
+  PQCACHE_RETURN_IF_ERROR(failed_);
+  const int layers = cache_->options().layers;
+  PQCACHE_RETURN_IF_ERROR(cache_->WaitLayer(layers - 1));
+  PQCACHE_ASSIGN_OR_RETURN(const auto save, ContextSave::Begin(cache_.get(), name, tokens));
+  for (int layer = 0; layer < layers; ++layer) save->SaveLayer(layer);
+  bool published = false;
+  PQCACHE_RETURN_IF_ERROR(save->WaitSave(&published));
+  return published;
 }
 
 Result<std::unique_ptr<Session>> Session::Fork(CacheAttentionOptions attention) const {
-  PQCACHE_ASSIGN_OR_RETURN(auto cache, cache_->Fork(NewContextId(decoder_->fingerprint())));
+  PQCACHE_RETURN_IF_ERROR(cache_->WaitLayer(cache_->options().layers - 1));
+  const ContextId& own = cache_->options().context;
+  PQCACHE_ASSIGN_OR_RETURN(auto cache, cache_->Fork(NewContextId(own.tenant, own.model)));
   FillFromModel(decoder_->spec(), &attention);
   PQCACHE_ASSIGN_OR_RETURN(
       auto backend, CacheAttention::Create(std::move(attention), cache.get(), decoder_->pool()));
@@ -100,7 +130,7 @@ Status Session::Run(std::span<const int64_t> tokens, int64_t logit_rows,
   AttentionBackend* backend = wrapper_ != nullptr ? wrapper_ : attention_.get();
   const Status status = decoder_->Forward(tokens, positions, backend, logit_rows, logits);
   if (!status.ok()) {
-    if (cache_->tokens(0) != tokens_) failed_ = status;
+    if (cache_->missed_page() || cache_->tokens(0) != tokens_) failed_ = status;
     return status;
   }
   tokens_ += static_cast<int64_t>(tokens.size());

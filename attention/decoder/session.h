@@ -6,11 +6,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "attention/cache_attention.h"
 #include "attention/decoder/decoder.h"
+#include "pqcache/cache/context_save.h"
 #include "pqcache/cache/kv_cache.h"
 
 namespace pqcache::attention {
@@ -24,6 +27,7 @@ struct SessionStorage {
   int page_tokens = 64;
   bool keep_keys = false;
   bool value_only_pages = false;
+  Fingerprint tenant;  // whose pages these are (TenantOf)
 };
 
 // Share of the prompt done, in [0, 1].
@@ -33,9 +37,14 @@ class Session {
  public:
   // Keys and values are stored in the decoder's compute dtype. `attention.heads` and
   // `attention.sliding_window` are filled in from the model. Refuses codebooks of another model.
+  // With `prefix` the session begins behind those tokens of a stored context; its layers are read
+  // while the first token runs. See KvCache::BeginLoad for errors.
   static Result<std::unique_ptr<Session>> Create(const Decoder* decoder,
                                                  const SessionStorage& storage,
-                                                 CacheAttentionOptions attention);
+                                                 CacheAttentionOptions attention,
+                                                 std::optional<StoredPrefix> prefix = {});
+  // What a stored context must equal for a session of this kind.
+  static ContextIdentity IdentityFor(const Decoder& decoder, const SessionStorage& storage);
   // A second sequence that continues this one under another policy. This session must not be a
   // fork, must outlive it and must not run while the fork is made.
   Result<std::unique_ptr<Session>> Fork(CacheAttentionOptions attention) const;
@@ -44,6 +53,9 @@ class Session {
   // (at most the last chunk's; 0: none).
   Status Prefill(std::span<const int64_t> tokens, int64_t logit_rows, std::vector<float>* logits,
                  const PrefillProgress& progress = {});
+  // Makes all tokens so far, `tokens`, a stored context. False if the name is taken. See
+  // ContextSave for errors; the session goes on in any case.
+  Result<bool> Save(const std::string& name, std::span<const int64_t> tokens);
   // Runs one token under the policy; logits [vocab] predict the next.
   Status Step(int64_t token, std::vector<float>* logits);
 

@@ -24,20 +24,67 @@ HeadCache::HeadCache(HeadCacheOptions options)
 }
 
 HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCache(other.options_) {
-  PQCACHE_CHECK(other.inherited_pages_ == 0, "a copy of a copy would need a chain of owners");
   tokens_ = other.tokens_;
   paged_tokens_ = other.paged_tokens_;
-  inherited_pages_ = other.full_pages();
-  parent_ = other.options_.first_page.context;
-  options_.first_page.context = context;
+  owners_ = other.owners_;
+  HandOver(context);
   finite_ = other.finite_;
   std::copy_n(other.sinks_.data(), sinks_.size(), sinks_.data());
   std::copy_n(other.window_.data(), window_.size(), window_.data());
   std::copy_n(other.open_page_.data(), open_page_.size(), open_page_.data());
   value_sums_.Resize(other.value_sums_.size());
   std::copy_n(other.value_sums_.data(), value_sums_.size(), value_sums_.data());
-  if (other.codes_ != nullptr) codes_ = other.codes_->Clone();
+  if (other.codes_ != nullptr) codes_ = std::make_unique<PqIndex>(*other.codes_);
   if (other.keys_ != nullptr) keys_ = other.keys_->Clone();
+}
+
+int64_t HeadCache::FirstRowNeeded(const HeadCacheOptions& options, int64_t tokens) {
+  const int64_t paged = std::max<int64_t>(0, tokens - options.local_window);
+  return std::min(paged / options.page.page_tokens * options.page.page_tokens,
+                  paged / kValueBlockTokens * kValueBlockTokens);
+}
+
+HeadCache::HeadCache(HeadCacheOptions options, StoredHead stored) : HeadCache(std::move(options)) {
+  PQCACHE_CHECK(options_.page.layout == PageLayout::kKeyValue, "stored heads have keys and values");
+  const int64_t window = options_.local_window;
+  tokens_ = stored.tokens;
+  paged_tokens_ = std::max<int64_t>(0, tokens_ - window);
+  owners_ = std::move(stored.owners);
+  for (int64_t t = 0; t < std::min<int64_t>(options_.n_sink, tokens_); ++t) {
+    std::memcpy(sinks_.data() + t * row_bytes_, stored.row(t), row_bytes_);
+  }
+  for (int64_t t = paged_tokens_; t < tokens_; ++t) {
+    std::memcpy(window_.data() + t % window * row_bytes_, stored.row(t), row_bytes_);
+  }
+  const int64_t open = full_pages() * options_.page.page_tokens;
+  for (int64_t t = open; t < paged_tokens_; ++t) {
+    std::memcpy(open_page_.data() + (t - open) * row_bytes_, stored.row(t), row_bytes_);
+  }
+  RestoreSums(stored);
+  if (codes_ != nullptr) codes_->AppendPacked(paged_tokens_, stored.codes.data());
+  if (keys_ == nullptr) return;
+  std::vector<float> key(static_cast<size_t>(options_.page.dim));
+  for (int64_t t = 0; t < paged_tokens_; ++t) {
+    LoadRow(stored.row(t), options_.page.dim, options_.page.dtype, key.data());
+    keys_->Append(1, key.data());
+  }
+}
+
+// Blocks with sinks, and the one that is not complete, are summed up again: in the order of Retire,
+// so that the result is the same to the bit.
+void HeadCache::RestoreSums(const StoredHead& stored) {
+  const int64_t dim = options_.page.dim;
+  const int64_t blocks = (paged_tokens_ + kValueBlockTokens - 1) / kValueBlockTokens;
+  value_sums_.Resize(static_cast<size_t>(blocks * dim));
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first = block * kValueBlockTokens;
+    const int64_t last = first + kValueBlockTokens;
+    if (first >= options_.n_sink && last <= paged_tokens_) {
+      std::copy_n(stored.value_sums.data() + block * dim, dim, value_sums_.data() + block * dim);
+      continue;
+    }
+    for (int64_t t = first; t < std::min(last, paged_tokens_); ++t) AddToSum(stored.row(t), t);
+  }
 }
 
 void HeadCache::Append(int64_t n, const float* keys, const float* values, int64_t stride,
@@ -73,18 +120,23 @@ void HeadCache::Retire(const uint8_t* row, int64_t position, std::vector<PageWri
   floats.resize(floats.size() + dim);
   LoadRow(row, shape.dim, shape.dtype, floats.data() + floats.size() - dim);
 
-  value_sums_.Resize(static_cast<size_t>(page + 1) * dim);
-  if (position >= options_.n_sink) {
-    thread_local std::vector<float> value;
-    value.resize(dim);
-    LoadRow(row + half, shape.dim, shape.dtype, value.data());
-    AddScaled(1.0f, value.data(), shape.dim, value_sums_.data() + page * shape.dim);
-  }
+  value_sums_.Resize(static_cast<size_t>(position / kValueBlockTokens + 1) * dim);
+  AddToSum(row, position);
   ++paged_tokens_;
   if (in_page + 1 == shape.page_tokens) {
     const PageKey key = page_key(page);
     full_pages->push_back({key, EncodePage(key, shape, shape.page_tokens, open_page_.span())});
   }
+}
+
+void HeadCache::AddToSum(const uint8_t* row, int64_t position) {
+  if (position < options_.n_sink) return;
+  const PageShape& shape = options_.page;
+  thread_local std::vector<float> value;
+  value.resize(static_cast<size_t>(shape.dim));
+  LoadRow(row + row_bytes_ / 2, shape.dim, shape.dtype, value.data());
+  AddScaled(1.0f, value.data(), shape.dim,
+            value_sums_.data() + position / kValueBlockTokens * shape.dim);
 }
 
 void HeadCache::IndexRetired() {
@@ -121,14 +173,31 @@ RowBlock HeadCache::open_page() const {
 
 PageKey HeadCache::page_key(int64_t page) const {
   PageKey key = options_.first_page;
-  if (page < inherited_pages_) key.context = parent_;
   key.page = page;
+  for (const PageOwner& owner : owners_) {
+    if (page >= owner.end) continue;
+    key.context = owner.context;
+    break;
+  }
   return key;
 }
 
-int64_t HeadCache::value_count(int64_t page) const {
-  const int64_t first = page * options_.page.page_tokens;
-  const int64_t last = std::min(paged_tokens_, first + options_.page.page_tokens);
+std::vector<PageOwner> HeadCache::page_owners() const {
+  std::vector<PageOwner> owners = owners_;
+  if (owners.empty() || owners.back().end < full_pages()) {
+    owners.push_back({full_pages(), options_.first_page.context});
+  }
+  return owners;
+}
+
+void HeadCache::HandOver(const ContextId& next) {
+  owners_ = page_owners();
+  options_.first_page.context = next;
+}
+
+int64_t HeadCache::value_count(int64_t block) const {
+  const int64_t first = block * kValueBlockTokens;
+  const int64_t last = std::min(paged_tokens_, first + kValueBlockTokens);
   return std::max<int64_t>(0, last - std::max<int64_t>(first, options_.n_sink));
 }
 

@@ -4,19 +4,25 @@
 // `local_window` tokens as exact rows in memory; every older token as a row of a page, as an entry
 // of the index (codes, keys, both or neither) and in its page's sum of values.
 //
+// Full pages may belong to other contexts: those that a fork or a stored context shares with this
+// one. Pages that fill up here are put under the cache's own context.
+//
 // Tokens leave the window in order of position, so row t of the index is token t. Sinks are in
 // memory and in pages. Append needs exclusive access; const functions may run together.
 // A row is K [D], then V [D] (pages of PageLayout::kValueOnly: V alone) in the page's dtype.
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "pqcache/cache/page_codec.h"
 #include "pqcache/cache/page_store.h"
 #include "pqcache/index/codebook.h"
 #include "pqcache/index/key_index.h"
+#include "pqcache/index/pq_index.h"
 
 namespace pqcache {
 
@@ -36,12 +42,28 @@ struct RowBlock {
   int64_t count = 0;
 };
 
+// What a stored head is made of; rows are K and V. Read during construction only.
+struct StoredHead {
+  int64_t tokens = 0;
+  std::vector<PageOwner> owners;  // of the full pages
+  // Row of a token. Needed: the blocks of kValueBlockTokens that hold sinks, and everything from
+  // FirstRowNeeded on; with keep_keys all rows.
+  std::function<const uint8_t*(int64_t position)> row;
+  std::span<const uint8_t> codes;     // [tokens, bytes_per_key], packed; empty without a codebook
+  std::span<const float> value_sums;  // [tokens / kValueBlockTokens, D], over all tokens of a block
+};
+
 class HeadCache {
  public:
+  // See StoredHead: the first row behind the sinks that a head of so many tokens is restored from.
+  static int64_t FirstRowNeeded(const HeadCacheOptions& options, int64_t tokens);
+
   explicit HeadCache(HeadCacheOptions options);
   // An independent copy. Pages of `other` that are full keep their owner; those that fill up later
   // are put under `context`.
   HeadCache(const HeadCache& other, const ContextId& context);
+  // The first `tokens` tokens of a stored head, as if they had been appended.
+  HeadCache(HeadCacheOptions options, StoredHead stored);
 
   // keys, values: [N, D] float32, rows `stride` floats apart. Pages that became full are added to
   // `full_pages`; the caller puts them into the store.
@@ -61,13 +83,19 @@ class HeadCache {
   std::array<RowBlock, 2> window() const;  // in order of position; the second may be empty
   RowBlock open_page() const;              // rows of the page that is not full, in page layout
   PageKey page_key(int64_t page) const;
+  // Whose the full pages are, ascending; of the last owner the pages may still be growing.
+  std::vector<PageOwner> page_owners() const;
+  // Leaves the full pages to the context they were put under; later ones are put under `next`.
+  void HandOver(const ContextId& next);
 
   // nullptr when the cache was made without.
-  const KeyIndex* codes() const { return codes_.get(); }
+  const PqIndex* codes() const { return codes_.get(); }
+  const std::shared_ptr<const HeadCodebook>& shared_codebook() const { return options_.codebook; }
   const KeyIndex* keys() const { return keys_.get(); }
-  // Sum [D] over the page's tokens that are no sinks, and their number.
-  const float* value_sum(int64_t page) const { return &value_sums_[page * options_.page.dim]; }
-  int64_t value_count(int64_t page) const;
+  // Sum [D] over the paged tokens of a block of kValueBlockTokens that are no sinks, and their
+  // number.
+  const float* value_sum(int64_t block) const { return &value_sums_[block * options_.page.dim]; }
+  int64_t value_count(int64_t block) const;
 
   // False once a key was NaN or infinite: codes of this head mean nothing, attend exactly.
   bool finite() const { return finite_; }
@@ -77,19 +105,21 @@ class HeadCache {
  private:
   void Retire(const uint8_t* row, int64_t position, std::vector<PageWrite>* full_pages);
   void IndexRetired();
+  void RestoreSums(const StoredHead& stored);
+  void AddToSum(const uint8_t* row, int64_t position);
 
   HeadCacheOptions options_;
   size_t row_bytes_;  // K and V
   int64_t tokens_ = 0;
   int64_t paged_tokens_ = 0;
-  int64_t inherited_pages_ = 0;  // pages below this belong to parent_
-  ContextId parent_;
+  std::vector<PageOwner> owners_;  // of the pages that are not this cache's own
   bool finite_ = true;
   AlignedBuffer<uint8_t> sinks_;      // [n_sink] rows
   AlignedBuffer<uint8_t> window_;     // ring of [local_window] rows
   AlignedBuffer<uint8_t> open_page_;  // [page_tokens] rows in page layout
-  AlignedBuffer<float> value_sums_;   // [pages, D]
-  std::unique_ptr<KeyIndex> codes_, keys_;
+  AlignedBuffer<float> value_sums_;   // [blocks, D]
+  std::unique_ptr<PqIndex> codes_;
+  std::unique_ptr<KeyIndex> keys_;
   std::vector<float> retired_keys_;  // [N, D] of the running Append
 };
 

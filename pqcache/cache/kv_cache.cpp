@@ -36,6 +36,36 @@ Status CheckOptions(const KvCacheOptions& o) {
   return Status::Ok();
 }
 
+// What a stored context is and what it should be; empty if they agree.
+std::string DescribeDifference(const ContextIdentity& stored, const ContextIdentity& wanted) {
+  const auto differ = [](const char* name, const std::string& found, const std::string& expected) {
+    return std::string(name) + " is " + found + ", expected " + expected;
+  };
+  if (stored.tenant != wanted.tenant) return "it is another tenant's";
+  if (stored.model != wanted.model) {
+    return differ("model", stored.model.Hex(), wanted.model.Hex());
+  }
+  if (stored.page.dtype != wanted.page.dtype) {
+    return differ("dtype", std::string(DTypeName(stored.page.dtype)),
+                  std::string(DTypeName(wanted.page.dtype)));
+  }
+  if (stored.page.layout != wanted.page.layout) {
+    return differ("page layout", std::to_string(static_cast<int>(stored.page.layout)),
+                  std::to_string(static_cast<int>(wanted.page.layout)));
+  }
+  const std::pair<const char*, std::pair<int, int>> counts[] = {
+      {"head size", {stored.page.dim, wanted.page.dim}},
+      {"page_tokens", {stored.page.page_tokens, wanted.page.page_tokens}},
+      {"layers", {stored.layers, wanted.layers}},
+      {"KV heads", {stored.kv_heads, wanted.kv_heads}}};
+  for (const auto& [name, pair] : counts) {
+    if (pair.first != pair.second) {
+      return differ(name, std::to_string(pair.first), std::to_string(pair.second));
+    }
+  }
+  return "";
+}
+
 std::string PageName(const PageKey& key) {
   return "layer " + std::to_string(key.layer) + " head " + std::to_string(key.head) + " page " +
          std::to_string(key.page);
@@ -57,25 +87,32 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options,
     return Status::InvalidArgument("pages without keys need codebooks, and none were given");
   }
   std::unique_ptr<KvCache> cache(new KvCache(options, store, pool));
+  cache->stored_codes_ = StoredCodesOf(codebooks.get());
+  cache->codebooks_ = std::move(codebooks);
   for (int layer = 0; layer < options.layers; ++layer) {
     for (int head = 0; head < options.kv_heads; ++head) {
-      HeadCacheOptions h;
-      h.page = options.page;
-      h.n_sink = options.n_sink;
-      h.local_window = options.local_window;
-      h.keep_keys = options.keep_keys;
-      h.first_page = {options.context, layer, head, 0};
-      if (codebooks != nullptr) {
-        h.codebook = std::shared_ptr<const HeadCodebook>(codebooks, &codebooks->head(layer, head));
-      }
-      cache->heads_.emplace_back(std::move(h));
+      cache->heads_.emplace_back(cache->HeadOptions(layer, head));
     }
   }
   PQCACHE_RETURN_IF_ERROR(cache->ReserveMemory());
   return cache;
 }
 
+HeadCacheOptions KvCache::HeadOptions(int layer, int head) const {
+  HeadCacheOptions h;
+  h.page = options_.page;
+  h.n_sink = options_.n_sink;
+  h.local_window = options_.local_window;
+  h.keep_keys = options_.keep_keys;
+  h.first_page = {options_.context, layer, head, 0};
+  if (codebooks_ != nullptr) {
+    h.codebook = std::shared_ptr<const HeadCodebook>(codebooks_, &codebooks_->head(layer, head));
+  }
+  return h;
+}
+
 KvCache::~KvCache() {
+  load_ = nullptr;
   const Status released = store_->ReserveMemory(this, 0);
   PQCACHE_CHECK(released.ok(), "giving memory back cannot fail");
   const Status status = store_->RemoveContext(options_.context);
@@ -83,11 +120,12 @@ KvCache::~KvCache() {
 }
 
 Result<std::unique_ptr<KvCache>> KvCache::Fork(const ContextId& context) const {
-  PQCACHE_CHECK(!is_fork_, "a fork cannot be forked");
+  PQCACHE_CHECK(load_ == nullptr, "layers of the stored prefix are still to come");
   KvCacheOptions options = options_;
   options.context = context;
   std::unique_ptr<KvCache> fork(new KvCache(options, store_, pool_));
-  fork->is_fork_ = true;
+  fork->codebooks_ = codebooks_;
+  fork->stored_codes_ = stored_codes_;
   for (const HeadCache& head : heads_) fork->heads_.emplace_back(head, context);
   PQCACHE_RETURN_IF_ERROR(fork->ReserveMemory());
   return fork;
@@ -115,6 +153,61 @@ Status KvCache::Append(int layer, int64_t n, const float* keys, const float* val
   return ReserveMemory();
 }
 
+ContextIdentity KvCache::identity() const {
+  return {options_.context.tenant, options_.context.model, options_.page, options_.layers,
+          options_.kv_heads};
+}
+
+Status KvCache::BeginLoad(StoredPrefix prefix) {
+  PQCACHE_CHECK(heads_[0].tokens() == 0 && load_ == nullptr, "a load needs an empty cache");
+  const ContextManifest& m = prefix.manifest;
+  PQCACHE_CHECK(prefix.tokens >= 1 && prefix.tokens <= m.tokens, "tokens of the stored context");
+  const std::string difference = DescribeDifference(m.identity, identity());
+  if (!difference.empty()) {
+    return Status::InvalidArgument("stored context " + m.name + ": " + difference);
+  }
+  if (codebooks_ != nullptr && m.codes != stored_codes_) {
+    return Status::InvalidArgument("stored context " + m.name + ": its codes are of codebooks " +
+                                   m.codes.codebooks.Hex() + ", expected " +
+                                   stored_codes_.codebooks.Hex());
+  }
+  load_ = std::make_unique<ContextLoad>(
+      std::move(prefix), store_, [this](int layer, int head) { return HeadOptions(layer, head); });
+  // The first layer tells how much memory the others will take.
+  PQCACHE_RETURN_IF_ERROR(InstallLayer(0));
+  uint64_t layer_bytes = 0;
+  for (int head = 0; head < options_.kv_heads; ++head) layer_bytes += this->head(0, head).bytes();
+  PQCACHE_RETURN_IF_ERROR(
+      store_->ReserveMemory(this, layer_bytes * static_cast<uint64_t>(options_.layers)));
+  reserved_ = layer_bytes * static_cast<uint64_t>(options_.layers);
+  return Status::Ok();
+}
+
+Status KvCache::WaitLayer(int layer) {
+  while (load_ != nullptr && load_status_.ok() && layers_loaded_ <= layer) {
+    load_status_ = InstallLayer(layers_loaded_);
+  }
+  if (layers_loaded_ == options_.layers) load_ = nullptr;
+  return load_status_;
+}
+
+Status KvCache::InstallLayer(int layer) {
+  Result<std::vector<HeadCache>> heads = load_->TakeLayer(layer);
+  if (!heads.ok()) {
+    missed_page_ = true;
+    return heads.status();
+  }
+  const auto first = heads_.begin() + static_cast<int64_t>(layer) * options_.kv_heads;
+  std::move(heads->begin(), heads->end(), first);
+  ++layers_loaded_;
+  return Status::Ok();
+}
+
+void KvCache::HandOver() {
+  options_.context = NewContextId(options_.context.tenant, options_.context.model);
+  for (HeadCache& head : heads_) head.HandOver(options_.context);
+}
+
 Status KvCache::CheckUsable(int layer) const {
   if (options_.page.layout != PageLayout::kValueOnly) return Status::Ok();
   for (int h = 0; h < options_.kv_heads; ++h) {
@@ -127,6 +220,7 @@ Status KvCache::CheckUsable(int layer) const {
 }
 
 Status KvCache::ReserveMemory() {
+  if (load_ != nullptr) return Status::Ok();  // reserved for all layers
   const uint64_t bytes = memory_bytes();
   if (bytes == reserved_) return Status::Ok();
   PQCACHE_RETURN_IF_ERROR(store_->ReserveMemory(this, bytes));
@@ -138,7 +232,9 @@ Status KvCache::ReadPages(std::span<PageRead> pages) const {
   if (pages.empty()) return Status::Ok();
   store_->Read(pages);
   for (const PageRead& read : pages) {
-    if (!read.status.ok()) return read.status.Annotate(PageName(read.key));
+    if (read.status.ok()) continue;
+    missed_page_ = true;
+    return read.status.Annotate(PageName(read.key));
   }
   return Status::Ok();
 }
@@ -203,10 +299,14 @@ uint64_t KvCache::full_bytes() const {
   return bytes;
 }
 
-ContextId NewContextId(const Fingerprint& model) {
+StoredCodes StoredCodesOf(const CodebookSet* codebooks) {
+  if (codebooks == nullptr) return {};
+  return {CodebooksFingerprint(*codebooks), codebooks->shape().bytes_per_key()};
+}
+
+ContextId NewContextId(const Fingerprint& tenant, const Fingerprint& model) {
   std::random_device device;
-  ContextId id;
-  id.model = model;
+  ContextId id{tenant, model, {}};
   for (uint8_t& byte : id.context.bytes) byte = static_cast<uint8_t>(device());
   return id;
 }

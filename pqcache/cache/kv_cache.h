@@ -4,16 +4,20 @@
 //
 // Append in order of position, every layer the same tokens. Append of different layers must not
 // run together; const functions may. The store is borrowed and must outlive the cache; codebooks
-// are shared. Destruction removes the cache's pages from the store. After a failed Append the cache
-// is incomplete: it can only be destroyed.
+// are shared. Destruction removes the cache's own pages from the store: not those of a stored
+// context that it began with or has become. After a failed Append the cache is incomplete: it can
+// only be destroyed.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "pqcache/base/thread_pool.h"
+#include "pqcache/cache/context_load.h"
 #include "pqcache/cache/head_cache.h"
+#include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_store.h"
 #include "pqcache/policy/selection_policy.h"
 
@@ -39,12 +43,26 @@ class KvCache {
   KvCache& operator=(const KvCache&) = delete;
 
   // A second sequence that continues this one: shares its full pages, copies the rest. This cache
-  // must not itself be a fork, must outlive the fork, and must not be appended to while the fork is
-  // made.
+  // must outlive the fork, and must not be appended to while the fork is made.
   Result<std::unique_ptr<KvCache>> Fork(const ContextId& context) const;
 
   // keys, values: [N, Hkv, D] float32.
   Status Append(int layer, int64_t n, const float* keys, const float* values);
+
+  // Lets an empty cache begin with a stored prefix, which is read in the background: a layer is
+  // there when WaitLayer has returned OK for it. InvalidArgument, naming the difference, if the
+  // stored context is of another identity or lacks the codes that this cache keeps.
+  Status BeginLoad(StoredPrefix prefix);
+  // Waits for a layer of the stored prefix; at once when there is nothing to wait for. A missing or
+  // damaged page of it is the error, now and on every later call.
+  Status WaitLayer(int layer);
+
+  // What another cache must equal to share pages with this one, and whose codes these are.
+  ContextIdentity identity() const;
+  const StoredCodes& stored_codes() const { return stored_codes_; }
+  // The pages put so far belong to a stored context from here on.
+  void HandOver();
+  PageStore* store() const { return store_; }
 
   const KvCacheOptions& options() const { return options_; }
   int64_t tokens(int layer) const { return head(layer, 0).tokens(); }
@@ -54,6 +72,9 @@ class KvCache {
 
   // Reads full pages; the first failure, annotated with its page, if any failed.
   Status ReadPages(std::span<PageRead> pages) const;
+  // True once a page could not be read: whatever failed may succeed in a cache that is computed
+  // anew.
+  bool missed_page() const { return missed_page_; }
   // Rows [begin, end) of a head as float32: keys [end - begin, D] and values [end - begin, D],
   // wherever they lie. Keys that are neither in memory nor in pages are decoded from the codes.
   Status ReadRows(int layer, int kv_head, int64_t begin, int64_t end, float* keys,
@@ -73,14 +94,24 @@ class KvCache {
   KvCacheOptions options_;
   PageStore* store_;
   ThreadPool* pool_;
-  bool is_fork_ = false;
+  HeadCacheOptions HeadOptions(int layer, int head) const;
+  Status InstallLayer(int layer);
+
+  std::shared_ptr<const CodebookSet> codebooks_;  // may be null
+  StoredCodes stored_codes_;
   uint64_t reserved_ = 0;
+  mutable std::atomic<bool> missed_page_{false};
+  std::unique_ptr<ContextLoad> load_;  // while layers are missing
+  int layers_loaded_ = 0;
+  Status load_status_;
   std::vector<HeadCache> heads_;                    // [L, Hkv]
   std::vector<std::vector<PageWrite>> full_pages_;  // [Hkv], of the running Append
 };
 
-// A context id that no other cache has: the model's fingerprint, an empty tenant, and a random
-// context.
-ContextId NewContextId(const Fingerprint& model);
+// A context id that no other cache has: of this tenant and model, and random.
+ContextId NewContextId(const Fingerprint& tenant, const Fingerprint& model);
+
+// Of the codebooks that a cache keeps codes of; zeros for none.
+StoredCodes StoredCodesOf(const CodebookSet* codebooks);
 
 }  // namespace pqcache

@@ -12,7 +12,6 @@
 namespace pqcache {
 namespace {
 
-constexpr uint32_t kMaxPageTokens = 4096;
 constexpr uint32_t kMaxDim = 4096;
 constexpr uint32_t kMaxInt = std::numeric_limits<int32_t>::max();
 
@@ -72,10 +71,35 @@ uint64_t PageChecksum(std::span<const uint8_t> page) {
 }
 
 bool IsKnown(PageLayout layout) {
-  return layout == PageLayout::kKeyValue || layout == PageLayout::kValueOnly;
+  return layout >= PageLayout::kKeyValue && layout <= PageLayout::kTokens;
 }
 
-bool IsPageDType(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
+// Which dtypes the rows of a layout may have, for people.
+const char* AllowedDTypes(PageLayout layout) {
+  switch (layout) {
+    case PageLayout::kCodes:
+      return "7 (u8)";
+    case PageLayout::kValueSums:
+      return "1 (f32)";
+    case PageLayout::kTokens:
+      return "6 (i32)";
+    default:
+      return "1 (f32) or 2 (bf16)";
+  }
+}
+
+bool Allows(PageLayout layout, DType dtype) {
+  switch (layout) {
+    case PageLayout::kCodes:
+      return dtype == DType::kU8;
+    case PageLayout::kValueSums:
+      return dtype == DType::kF32;
+    case PageLayout::kTokens:
+      return dtype == DType::kI32;
+    default:
+      return dtype == DType::kF32 || dtype == DType::kBF16;
+  }
+}
 
 Status CheckFormat(std::span<const uint8_t> bytes) {
   if (bytes.size() < kPageHeaderBytes) {
@@ -89,10 +113,11 @@ Status CheckFormat(std::span<const uint8_t> bytes) {
   }
   PQCACHE_RETURN_IF_ERROR(
       CheckRange("version", GetFixed32(p + kVersionAt), kPageVersion, kPageVersion));
-  PQCACHE_RETURN_IF_ERROR(CheckRange("layout", GetFixed32(p + kLayoutAt), 1, 2));
+  PQCACHE_RETURN_IF_ERROR(CheckRange("layout", GetFixed32(p + kLayoutAt), 1, 5));
   const uint32_t dtype = GetFixed32(p + kDTypeAt);
-  if (!IsPageDType(static_cast<DType>(dtype))) {
-    return Bad("dtype", std::to_string(dtype), "1 (f32) or 2 (bf16)");
+  const auto layout = static_cast<PageLayout>(GetFixed32(p + kLayoutAt));
+  if (!Allows(layout, static_cast<DType>(dtype))) {
+    return Bad("dtype", std::to_string(dtype), AllowedDTypes(layout));
   }
   const uint8_t* reserved = p + kReservedAt;
   if (std::any_of(reserved, p + kChecksumAt, [](uint8_t b) { return b != 0; })) {
@@ -132,6 +157,7 @@ PageHeader ReadFields(const uint8_t* p) {
   h.key.head = static_cast<int32_t>(GetFixed32(p + kHeadAt));
   h.first_token = static_cast<int64_t>(GetFixed64(p + kFirstTokenAt));
   h.key.page = h.first_token / h.shape.page_tokens;
+  h.key.kind = KindOf(h.shape.layout);
   h.tokens = static_cast<int>(GetFixed32(p + kTokensAt));
   h.checksum = GetFixed64(p + kChecksumAt);
   return h;
@@ -143,14 +169,27 @@ Status CheckIdentity(std::string_view field, const Fingerprint& found, const Fin
 
 }  // namespace
 
+PageKind KindOf(PageLayout layout) {
+  switch (layout) {
+    case PageLayout::kCodes:
+      return PageKind::kCodes;
+    case PageLayout::kValueSums:
+      return PageKind::kValueSums;
+    case PageLayout::kTokens:
+      return PageKind::kTokens;
+    default:
+      return PageKind::kRows;
+  }
+}
+
 PageRef EncodePage(const PageKey& key, const PageShape& shape, int tokens,
                    std::span<const uint8_t> rows) {
   PQCACHE_CHECK(IsKnown(shape.layout), "unknown page layout");
-  PQCACHE_CHECK(IsPageDType(shape.dtype), "pages hold f32 or bf16");
+  PQCACHE_CHECK(KindOf(shape.layout) == key.kind, "kind and layout do not fit");
+  PQCACHE_CHECK(Allows(shape.layout, shape.dtype), "dtype does not fit the layout");
   PQCACHE_CHECK(shape.dim >= 1 && static_cast<uint32_t>(shape.dim) <= kMaxDim, "dim out of range");
-  PQCACHE_CHECK(
-      shape.page_tokens >= 1 && static_cast<uint32_t>(shape.page_tokens) <= kMaxPageTokens,
-      "page_tokens out of range");
+  PQCACHE_CHECK(shape.page_tokens >= 1 && shape.page_tokens <= kMaxPageTokens,
+                "page_tokens out of range");
   PQCACHE_CHECK(tokens >= 1 && tokens <= shape.page_tokens, "tokens out of range");
   PQCACHE_CHECK(rows.size() == tokens * shape.row_bytes(), "rows do not fit the shape");
   PQCACHE_CHECK(key.layer >= 0 && key.head >= 0 && key.page >= 0, "negative part of a page key");
@@ -219,6 +258,10 @@ Status VerifyPage(std::span<const uint8_t> bytes, const PageKey& expected) {
   }
   if (found.head != expected.head) {
     return Bad("head", std::to_string(found.head), std::to_string(expected.head));
+  }
+  if (found.kind != expected.kind) {
+    return Bad("kind", std::to_string(static_cast<int>(found.kind)),
+               std::to_string(static_cast<int>(expected.kind)));
   }
   return Bad("page number", std::to_string(found.page), std::to_string(expected.page));
 }

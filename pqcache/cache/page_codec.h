@@ -13,16 +13,26 @@
 
 namespace pqcache {
 
+// Values are summed up over blocks of so many tokens, for estimates of what is not attended.
+inline constexpr int kValueBlockTokens = 64;
+
+// What a row is; of one token, except for kValueSums.
 enum class PageLayout : uint32_t {
-  kKeyValue = 1,   // row: K [D], then V [D]
-  kValueOnly = 2,  // row: V [D]; keys exist only as codes
+  kKeyValue = 1,   // K [D], then V [D]; f32 or bf16
+  kValueOnly = 2,  // V [D]; f32 or bf16; keys exist only as codes
+  kCodes = 3,      // code of a key: D = bytes of a code, u8
+  kValueSums = 4,  // sum of the values of kValueBlockTokens tokens: D, f32
+  kTokens = 5,     // token id: D = 1, i32
 };
+
+// The kind of pages that have this layout.
+PageKind KindOf(PageLayout layout);
 
 struct PageShape {
   PageLayout layout = PageLayout::kKeyValue;
-  DType dtype = DType::kF32;  // kF32 or kBF16
+  DType dtype = DType::kF32;  // as the layout allows
   int dim = 0;                // D
-  int page_tokens = 64;       // rows of a full page; 1 to 4096
+  int page_tokens = 64;       // rows of a full page; 1 to kMaxPageTokens
 
   size_t row_bytes() const {
     return DTypeSize(dtype) * dim * (layout == PageLayout::kKeyValue ? 2 : 1);
@@ -33,12 +43,13 @@ struct PageShape {
 inline constexpr std::string_view kPageMagic = "PQPAGE\r\n";
 inline constexpr size_t kPageHeaderBytes = 128;
 inline constexpr uint32_t kPageVersion = 1;
+inline constexpr int kMaxPageTokens = 4096;
 
 struct PageHeader {
   PageKey key;
   PageShape shape;
-  int64_t first_token = 0;
-  int tokens = 0;  // rows present, 1 to page_tokens
+  int64_t first_token = 0;  // number of the first row
+  int tokens = 0;           // rows present, 1 to page_tokens
   uint64_t checksum = 0;
 };
 

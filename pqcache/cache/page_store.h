@@ -1,13 +1,17 @@
 #pragma once
 
-// What the cache asks of storage: immutable pages of exact keys and values, by identity.
+// What the cache asks of storage: immutable pages by identity, and small records that say which
+// contexts are complete.
 //
 // Contract of every store:
 // - A page read back is the page that was put under that key: identity and checksum are verified
 //   (VerifyPage in page_codec.h) whenever bytes cross from outside the process's memory. A page
 //   that is missing, damaged or another's gives a non-OK status in its PageRead, never data.
 // - A page put is readable at once by the same store object. It survives a crash only if it was
-//   put before a Sync that returned OK.
+//   put before a Sync that returned OK. A store may write pages behind the caller's back; then a
+//   failure is the answer of the next Put or Sync, and the pages it hit are as if
+//   never put.
+// - A record is visible and durable when PutRecord returns true, and whole or absent after a crash.
 // - All functions may be called from many threads.
 
 #include <cstdint>
@@ -15,6 +19,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "pqcache/base/aligned_buffer.h"
 #include "pqcache/base/checksum.h"
@@ -31,12 +37,28 @@ struct ContextId {
   bool operator==(const ContextId&) const = default;
 };
 
+// What the rows of a page are. The numbers are part of stored keys; do not renumber.
+enum class PageKind : uint8_t {
+  kRows = 0,       // exact keys and values (or values alone) of tokens
+  kCodes = 1,      // codes of tokens
+  kValueSums = 2,  // sums of the values of blocks of tokens
+  kTokens = 3,     // token ids; layer and head are 0
+};
+
 struct PageKey {
   ContextId context;
   int32_t layer = 0;
   int32_t head = 0;  // KV head
-  int64_t page = 0;  // tokens [page * page_tokens, (page + 1) * page_tokens)
+  int64_t page = 0;  // rows [page * page_tokens, (page + 1) * page_tokens)
+  PageKind kind = PageKind::kRows;
   bool operator==(const PageKey&) const = default;
+};
+
+// The pages below `end` that no owner before this one has: contexts that begin alike share pages.
+struct PageOwner {
+  int64_t end = 0;
+  ContextId context;
+  bool operator==(const PageOwner&) const = default;
 };
 
 // Header and body as in page_format.md; shared and immutable.
@@ -54,12 +76,28 @@ struct PageRead {
   Status status;  // one outcome per page
 };
 
-// Bytes since the store was opened, by tier name ("memory", "rocksdb").
+// A small value by name, at most kMaxRecordBytes. A tenant sees only its own.
+struct RecordKey {
+  Fingerprint tenant;
+  std::string name;  // not empty
+  bool operator==(const RecordKey&) const = default;
+};
+struct Record {
+  RecordKey key;
+  std::string value;
+};
+inline constexpr uint64_t kMaxRecordBytes = uint64_t{64} << 20;
+
+// Since the store was opened. `bytes_read` is by tier name ("memory", "rocksdb", "resp").
 struct PageStoreStats {
   std::map<std::string, uint64_t> bytes_read;
-  uint64_t resident_bytes = 0;  // pages held in this process's memory now
+  uint64_t resident_bytes = 0;       // pages held in this process's memory now
+  uint64_t peak_resident_bytes = 0;  // the most that pages and reservations took together
+  // Pages asked for and not served: damaged or another's; not there; not reachable.
   uint64_t damaged_pages = 0;
   uint64_t missing_pages = 0;
+  uint64_t unreachable_pages = 0;
+  uint64_t prefetched_pages = 0;  // read ahead of their use
 };
 
 class PageStore {
@@ -70,11 +108,27 @@ class PageStore {
   virtual Status Put(std::span<const PageWrite> pages) = 0;
   // Fills `page` and `status` of every element.
   virtual void Read(std::span<PageRead> pages) = 0;
+  // The caller will probably read these pages soon. Never an error, may do nothing.
+  virtual void Prefetch(std::span<const PageKey>) {}
   // Forgets every page of the context and gives their space back.
   virtual Status RemoveContext(const ContextId& context) = 0;
+  // Gives back the space of pages that no manifest refers to: of runs that were killed, of saves
+  // that failed. To be called before anything is put. Does nothing where other processes may be
+  // using the store, or when a manifest cannot be read.
+  virtual Status RemoveUnreferenced() { return Status::Ok(); }
   // After OK, everything put before survives power loss (durable stores; no-op for memory).
   virtual Status Sync() = 0;
   virtual PageStoreStats stats() const = 0;
+
+  // True if the record was written; false, and nothing changed, if the name is taken: of several
+  // writers one wins. What the record speaks of must be synced before.
+  virtual Result<bool> PutRecord(const RecordKey& key, std::string_view value) = 0;
+  // NotFound without such a record. The bytes are as stored: their own format protects them.
+  virtual Result<std::string> GetRecord(const RecordKey& key) = 0;
+  // All records of a tenant, by name.
+  virtual Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) = 0;
+  // Durable when it returns OK; also if there was none.
+  virtual Status RemoveRecord(const RecordKey& key) = 0;
 
   // Tells a store with a memory budget that `owner` (an address that names it, never followed)
   // holds `bytes` of keys and values outside the store; they count against the same budget.

@@ -191,4 +191,17 @@ void HeadCodebook::BuildTables(int g, const float* queries, float scale, float* 
   }
 }
 
+Fingerprint CodebooksFingerprint(const CodebookSet& set) {
+  std::string text = std::to_string(set.layers) + " " + std::to_string(set.kv_heads);
+  for (const HeadCodebook& head : set.heads) {
+    text += " " + std::to_string(head.shape().dim) + " " + head.shape().Name();
+    for (const std::span<const float> part :
+         {head.centroids(), head.key_transform(), head.query_transform()}) {
+      const std::string_view bytes(reinterpret_cast<const char*>(part.data()), part.size_bytes());
+      text += " " + FingerprintOf(bytes).Hex();
+    }
+  }
+  return FingerprintOf(text);
+}
+
 }  // namespace pqcache

@@ -92,6 +92,9 @@ struct CodebookSet {
   const PqShape& shape() const { return heads.front().shape(); }
 };
 
+// Names what codes depend on: shapes, transforms and centroids of all heads.
+Fingerprint CodebooksFingerprint(const CodebookSet& set);
+
 // One file, described in codebook_format.md. Load verifies magic, version, sizes and checksums
 // before it uses a byte, and names the damaged block.
 Status SaveCodebooks(const CodebookSet& set, const std::string& path);

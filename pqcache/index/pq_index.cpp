@@ -9,11 +9,6 @@ namespace pqcache {
 
 PqIndex::PqIndex(std::shared_ptr<const HeadCodebook> codebook) : codebook_(std::move(codebook)) {}
 
-int PqIndex::lines() const {
-  const PqShape& s = codebook_->shape();
-  return s.bits == 8 ? s.subspaces : s.subspaces / 2;
-}
-
 void PqIndex::Append(int64_t n, const float* keys) {
   std::vector<uint8_t> codes(static_cast<size_t>(n) * codebook_->shape().subspaces);
   codebook_->Encode(n, keys, codes.data());
@@ -21,21 +16,27 @@ void PqIndex::Append(int64_t n, const float* keys) {
 }
 
 void PqIndex::AppendCodes(int64_t n, const uint8_t* codes) {
-  const PqShape& s = codebook_->shape();
+  if (codebook_->shape().bits == 8) return AppendPacked(n, codes);
+  std::vector<uint8_t> packed(static_cast<size_t>(n * lines()));
+  for (size_t i = 0; i < packed.size(); ++i) {
+    packed[i] = static_cast<uint8_t>(codes[2 * i] | (codes[2 * i + 1] << 4));
+  }
+  AppendPacked(n, packed.data());
+}
+
+void PqIndex::AppendPacked(int64_t n, const uint8_t* packed) {
   const int64_t blocks = (size_ + n + kBlockTokens - 1) / kBlockTokens;
   codes_.Resize(static_cast<size_t>(blocks) * lines() * kBlockTokens);
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t row = size_ + i;
-    uint8_t* slot =
-        codes_.data() + row / kBlockTokens * lines() * kBlockTokens + row % kBlockTokens;
-    const uint8_t* code = codes + i * s.subspaces;
-    for (int line = 0; line < lines(); ++line) {
-      slot[line * kBlockTokens] =
-          s.bits == 8 ? code[line]
-                      : static_cast<uint8_t>(code[2 * line] | (code[2 * line + 1] << 4));
-    }
+  for (int64_t row = size_; row < size_ + n; ++row) {
+    for (int line = 0; line < lines(); ++line) codes_[ByteOf(row, line)] = *packed++;
   }
   size_ += n;
+}
+
+void PqIndex::CopyPacked(int64_t begin, int64_t end, uint8_t* packed) const {
+  for (int64_t row = begin; row < end; ++row) {
+    for (int line = 0; line < lines(); ++line) *packed++ = codes_[ByteOf(row, line)];
+  }
 }
 
 void PqIndex::Score(int g, const float* queries, float scale, int64_t begin, int64_t end,
@@ -59,8 +60,7 @@ void PqIndex::Score(int g, const float* queries, float scale, int64_t begin, int
 uint8_t PqIndex::CodeAt(int64_t row, int subspace) const {
   const bool packed = codebook_->shape().bits == 4;
   const int line = packed ? subspace / 2 : subspace;
-  const uint8_t byte = codes_[static_cast<size_t>(
-      (row / kBlockTokens * lines() + line) * kBlockTokens + row % kBlockTokens)];
+  const uint8_t byte = codes_[ByteOf(row, line)];
   if (!packed) return byte;
   return subspace % 2 == 0 ? byte & 15 : byte >> 4;
 }
@@ -78,12 +78,11 @@ void PqIndex::Reconstruct(int64_t begin, int64_t end, float* keys) const {
   codebook_->Decode(end - begin, codes.data(), keys);
 }
 
-std::unique_ptr<KeyIndex> PqIndex::Clone() const {
-  auto copy = std::make_unique<PqIndex>(codebook_);
-  copy->size_ = size_;
-  copy->codes_.Resize(codes_.size());
-  std::copy_n(codes_.data(), codes_.size(), copy->codes_.data());
-  return copy;
+PqIndex::PqIndex(const PqIndex& other) : codebook_(other.codebook_), size_(other.size_) {
+  codes_.Resize(other.codes_.size());
+  std::copy_n(other.codes_.data(), codes_.size(), codes_.data());
 }
+
+std::unique_ptr<KeyIndex> PqIndex::Clone() const { return std::make_unique<PqIndex>(*this); }
 
 }  // namespace pqcache

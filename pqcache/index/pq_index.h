@@ -21,10 +21,15 @@ class PqIndex : public KeyIndex {
 
   // Shares ownership of the set that `codebook` is part of.
   explicit PqIndex(std::shared_ptr<const HeadCodebook> codebook);
+  PqIndex(const PqIndex& other);
 
   void Append(int64_t n, const float* keys) override;
   // codes: [N, M], one byte each, as HeadCodebook::Encode writes them.
   void AppendCodes(int64_t n, const uint8_t* codes);
+  // packed: [N, bytes_per_key()], the form that is stored: a byte per sub-space, or per pair of
+  // sub-spaces with the even one in the low nibble.
+  void AppendPacked(int64_t n, const uint8_t* packed);
+  void CopyPacked(int64_t begin, int64_t end, uint8_t* packed) const;
   int64_t size() const override { return size_; }
   void Score(int g, const float* queries, float scale, int64_t begin, int64_t end,
              float* scores) const override;
@@ -36,7 +41,11 @@ class PqIndex : public KeyIndex {
   void CopyCodes(int64_t begin, int64_t end, uint8_t* codes) const;
 
  private:
-  int lines() const;  // of a block
+  int lines() const { return codebook_->shape().bytes_per_key(); }  // of a block
+  size_t ByteOf(int64_t row, int line) const {
+    return static_cast<size_t>((row / kBlockTokens * lines() + line) * kBlockTokens +
+                               row % kBlockTokens);
+  }
   uint8_t CodeAt(int64_t row, int subspace) const;
 
   std::shared_ptr<const HeadCodebook> codebook_;

@@ -59,8 +59,7 @@ HeadStats ExpectOracle(const Layers& layers, const RigOptions& options, int64_t 
       const std::vector<double> expected =
           options.attention.tail == TailMode::kDrop
               ? oracle.Attend(g, chosen)
-              : oracle.AttendWithTail(g, chosen, options.cache.n_sink,
-                                      options.cache.page.page_tokens);
+              : oracle.AttendWithTail(g, chosen, options.cache.n_sink, kValueBlockTokens);
       EXPECT_LT(MaxDifference(HeadOf(out, s, h * s.group() + g), expected), 1e-5)
           << options.policy << " head " << h << " query head " << g;
       selected += static_cast<double>(chosen.size()) / s.group();
@@ -131,13 +130,13 @@ TEST(CacheAttentionSelection, TheTailJoinsByScoreAndMeanOfItsPage) {
   }
 }
 
-TEST(CacheAttentionSelection, TheTailIsExactWherePagesHoldOneValue) {
+TEST(CacheAttentionSelection, TheTailIsExactWhereBlocksHoldOneValue) {
   for (const int n_sink : {0, 4, 21}) {
     for (const int64_t k : {0, 10}) {
       Layers layers = {RandomSequence(3, 200, 4, 2, 32)};
       Sequence& s = layers[0];
       for (int64_t t = n_sink; t < 176; ++t) {  // neither sinks nor window
-        const int64_t first = std::max<int64_t>(n_sink, t / 16 * 16);
+        const int64_t first = std::max<int64_t>(n_sink, t / kValueBlockTokens * kValueBlockTokens);
         for (int h = 0; h < 2; ++h) std::copy_n(s.value(first, h), 32, s.value(t, h));
       }
       RigOptions options = SmallSplit("flat", {.tokens = k});

@@ -14,7 +14,8 @@ namespace {
 using namespace pqcache::testing;
 
 TEST(PageKeyCodec, WritesTheDocumentedBytes) {
-  const PageKey key = SampleKey("text", 0x0102030405060708, 0x11121314, 0x21222324);
+  PageKey key = SampleKey("text", 0x0102030405060708, 0x11121314, 0x21222324);
+  key.kind = PageKind::kTokens;
   std::string identity;
   for (const char* name : {"tenant", "model", "text"}) {
     const Fingerprint f = FingerprintOf(name);
@@ -24,7 +25,8 @@ TEST(PageKeyCodec, WritesTheDocumentedBytes) {
   const std::string bytes = EncodePageKey(key);
   ASSERT_EQ(bytes.size(), kPageKeyBytes);
   EXPECT_EQ(bytes.substr(0, 16), std::string(hash.bytes.begin(), hash.bytes.end()));
-  EXPECT_EQ(bytes.substr(16), "\x11\x12\x13\x14\x21\x22\x23\x24\x01\x02\x03\x04\x05\x06\x07\x08");
+  EXPECT_EQ(bytes.substr(16),
+            std::string("\x11\x12\x13\x14\x03\x21\x22\x23\x24\x01\x02\x03\x04\x05\x06\x07\x08"));
 }
 
 TEST(PageKeyCodec, OrdersByLayerThenHeadThenPage) {
@@ -89,7 +91,7 @@ TEST(PageKeyCodec, FindsTheFirstKeyThatHolds) {
     EXPECT_LE(calls, 512);
   }
   EXPECT_EQ(FirstKeyAbove(low, [](const std::string&) { return false; }), "");
-  const std::string last(32, '\xff');
+  const std::string last(kPageKeyBytes, '\xff');
   EXPECT_EQ(FirstKeyAbove(low, [&](const std::string& k) { return k == last; }), last);
 }
 

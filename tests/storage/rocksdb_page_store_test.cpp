@@ -22,6 +22,7 @@
 #include "storage/store_folder.h"
 #include "storage/stores.h"
 #include "tests/storage/page_samples.h"
+#include "tests/storage/raw_database.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 
@@ -165,7 +166,7 @@ TEST(RocksDbPageStore, FullDiskIsAnErrorAndSyncedPagesStay) {
     const auto store = MustOpen(path);
     PutPages(store.get(), "a", 0, 50, 64);
     ASSERT_OK(store->Sync());
-    PutPages(store.get(), "a", 50, 150, 64);
+    for (int page = 50; page < 150; page += 10) PutPages(store.get(), "a", page, page + 10, 64);
     ExpectError(store->Sync(), StatusCode::kIoError, path);
     WriteText(disk.File("rest"), std::string(16 << 20, 'x'));
     for (int again = 0; again < 3; ++again) {
@@ -283,9 +284,7 @@ TEST(RocksDbPageStore, RefusesPagesOfOthersAndDamageFromBefore) {
     return std::string(reinterpret_cast<const char*>(page->data()), page->size());
   };
   {
-    rocksdb::DB* raw = nullptr;
-    ASSERT_TRUE(rocksdb::DB::Open(rocksdb::Options(), dir.path(), &raw).ok());
-    const std::unique_ptr<rocksdb::DB> db(raw);
+    const std::unique_ptr<rocksdb::DB> db = OpenRaw(dir.path());
     const auto put = [&](int page, const std::string& value) {
       ASSERT_TRUE(
           db->Put(rocksdb::WriteOptions(), EncodePageKey(SampleKey("a", page)), value).ok());
@@ -333,9 +332,9 @@ TEST(RocksDbPageStore, RefusesFoldersOfOthersAndLeavesThemAlone) {
 TEST(RocksDbPageStore, ChecksTheVersionOfTheFolder) {
   const TempDir dir;
   MustOpen(dir.path()).reset();
-  WriteText(dir.File("PQCACHE_STORE"), "pqcache-page-store 2\n");
-  ExpectError(OpenAt(dir.path()), StatusCode::kUnsupported, "version is '2', expected 1");
-  for (const char* damaged : {"", "pqcache", "pqcache-page-store 1", "pqcache_page-store 1\n"}) {
+  WriteText(dir.File("PQCACHE_STORE"), "pqcache-page-store 1\n");
+  ExpectError(OpenAt(dir.path()), StatusCode::kUnsupported, "version is '1', expected 2");
+  for (const char* damaged : {"", "pqcache", "pqcache-page-store 2", "pqcache_page-store 2\n"}) {
     WriteText(dir.File("PQCACHE_STORE"), damaged);
     ExpectError(OpenAt(dir.path()), StatusCode::kCorruption, "PQCACHE_STORE: is damaged");
   }

@@ -16,6 +16,7 @@
 #include "storage/store_folder.h"
 #include "storage/stores.h"
 #include "tests/storage/page_samples.h"
+#include "tests/storage/raw_database.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 
@@ -197,9 +198,7 @@ TEST(StoreScan, FindsPagesThatWereDamagedBeforeTheyWereStored) {
   const TempDir dir;
   Save(dir.path(), {});
   {
-    rocksdb::DB* raw = nullptr;
-    ASSERT_TRUE(rocksdb::DB::Open(rocksdb::Options(), dir.path(), &raw).ok());
-    const std::unique_ptr<rocksdb::DB> db(raw);
+    const std::unique_ptr<rocksdb::DB> db = OpenRaw(dir.path());
     const auto put = [&](const std::string& key, const PageRef& page) {
       const rocksdb::Slice value(reinterpret_cast<const char*>(page->data()), page->size());
       ASSERT_TRUE(db->Put(rocksdb::WriteOptions(), key, value).ok());
@@ -218,7 +217,7 @@ TEST(StoreScan, FindsPagesThatWereDamagedBeforeTheyWereStored) {
   std::map<std::string, std::string> what;
   for (const FileDamage& damage : scan.damaged) what[damage.part] = damage.what;
   EXPECT_NE(what[DescribePageKey(SampleKey("a", 1))].find("holds page 1"), std::string::npos);
-  EXPECT_NE(what["value without a page key"].find("1 bytes, expected 32"), std::string::npos);
+  EXPECT_NE(what["value without a page key"].find("1 bytes, expected 33"), std::string::npos);
   EXPECT_TRUE(std::any_of(what.begin(), what.end(), [](const auto& entry) {
     return entry.first.starts_with("page 3 of layer 0 head 0, unknown context") &&
            entry.second.find("magic") != std::string::npos;
@@ -236,11 +235,11 @@ TEST(StoreScan, RefusesAStoreThatIsInUseAndOtherFolders) {
 TEST(StoreScan, ReadsTheMarkerAndGoesOnWithoutCurrent) {
   const TempDir dir;
   const std::string marker = dir.File(kFolderMarker);
-  ASSERT_OK(WriteFileAtomically(marker, "pqcache-page-store 1\n"));
+  ASSERT_OK(WriteFileAtomically(marker, "pqcache-page-store 2\n"));
   EXPECT_TRUE(MustScan(dir.path()).damaged.empty());  // marked and never used
   Save(dir.path(), {{"a", 3}});
-  ASSERT_OK(WriteFileAtomically(marker, "pqcache-page-store 2\n"));
-  ExpectError(ScanStoreFolder(dir.path()), StatusCode::kUnsupported, "expected 1");
+  ASSERT_OK(WriteFileAtomically(marker, "pqcache-page-store 9\n"));
+  ExpectError(ScanStoreFolder(dir.path()), StatusCode::kUnsupported, "expected 2");
   ASSERT_OK(WriteFileAtomically(marker, "qcache"));
   const StoreScan scan = MustScan(dir.path());
   EXPECT_EQ(scan.pages, 3);

@@ -23,19 +23,19 @@ TEST(Stores, ListsEachStoreOnceWithHelp) {
     EXPECT_EQ(entry.help.find('\n'), std::string_view::npos);
     EXPECT_EQ(entry.durable, entry.name != "memory");
   }
-  EXPECT_EQ(names, (std::set<std::string_view>{"memory", "rocksdb"}));
+  EXPECT_EQ(names, (std::set<std::string_view>{"memory", "rocksdb", "resp"}));
 }
 
 TEST(Stores, RefusesWhatItCannotOpen) {
   const TempDir dir;
   const std::string rocksdb = "rocksdb:path=" + dir.File("db");
   const std::pair<std::string, std::string> cases[] = {
-      {"", "memory, rocksdb"},
-      {"tape", "unknown store 'tape', expected one of: memory, rocksdb"},
+      {"", "memory, rocksdb, resp"},
+      {"tape", "unknown store 'tape', expected one of: memory, rocksdb, resp"},
       {"Memory", "unknown store 'Memory'"},
       {"memory+tape", "unknown store 'tape'"},
-      {"memory+", "known stores: memory, rocksdb"},
-      {"+" + rocksdb, "known stores: memory, rocksdb"},
+      {"memory+", "known stores: memory, rocksdb, resp"},
+      {"+" + rocksdb, "known stores: memory, rocksdb, resp"},
       {"memory:limit=1M,limit=2M", "'limit' twice"},
       {"memory:size=1M", "unknown parameter 'size', expected one of: limit"},
       {"memory:limit", "memory:limit is 'true', expected a whole number"},
@@ -46,9 +46,11 @@ TEST(Stores, RefusesWhatItCannotOpen) {
       {"rocksdb", "rocksdb: has no path, expected rocksdb:path=DIR"},
       {"rocksdb:path=", "rocksdb: has no path"},
       {"rocksdb:dir=x", "unknown parameter 'dir', expected one of: path"},
-      {"memory+memory", "two tiers 'memory', expected one of each"},
-      {"memory+" + rocksdb + "+" + rocksdb, "two tiers 'rocksdb', expected one of each"},
-      {rocksdb + "+memory", "'rocksdb' in front of 'memory', expected only 'memory' in front"},
+      {"memory+memory", "'memory' in front of 'memory', expected each tier once"},
+      {"memory+" + rocksdb + "+" + rocksdb,
+       "'rocksdb' in front of 'rocksdb', expected each tier once"},
+      {rocksdb + "+memory",
+       "'rocksdb' in front of 'memory', expected each tier once and in the order"},
   };
   for (const auto& [spec, piece] : cases) {
     ExpectError(OpenPageStore(spec), StatusCode::kInvalidArgument, piece);

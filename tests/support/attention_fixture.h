@@ -241,7 +241,7 @@ class Rig {
     options.cache.layers = static_cast<int>(layers->size());
     options.cache.kv_heads = s.kv_heads;
     options.cache.page.dim = s.dim;
-    options.cache.context = NewContextId(FingerprintOf("model"));
+    options.cache.context = NewContextId({}, FingerprintOf("model"));
     options.attention.heads = s.heads;
     if (options.attention.policy == nullptr) {
       options.attention.policy = CreatePolicy(options.policy).value();
@@ -257,7 +257,7 @@ class Rig {
   explicit Rig(const Rig& parent, const std::vector<Sequence>* layers)
       : layers_(layers), own_store_(0), pool_(parent.options_.threads), store_(parent.store_) {
     options_ = parent.options_;
-    cache_ = parent.cache_->Fork(NewContextId(FingerprintOf("model"))).value();
+    cache_ = parent.cache_->Fork(NewContextId({}, FingerprintOf("model"))).value();
     attention_ =
         attention::CacheAttention::Create(options_.attention, cache_.get(), &pool_).value();
   }

@@ -49,6 +49,14 @@ class FaultyStore : public PageStore {
   Status RemoveContext(const ContextId& context) override { return pages_.RemoveContext(context); }
   Status Sync() override { return pages_.Sync(); }
   PageStoreStats stats() const override { return pages_.stats(); }
+  Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
+    return pages_.PutRecord(key, value);
+  }
+  Result<std::string> GetRecord(const RecordKey& key) override { return pages_.GetRecord(key); }
+  Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {
+    return pages_.ListRecords(tenant);
+  }
+  Status RemoveRecord(const RecordKey& key) override { return pages_.RemoveRecord(key); }
   Status ReserveMemory(const void* owner, uint64_t bytes) override {
     const uint64_t total = reservations_.TotalWith(owner, bytes);
     if (bytes > 0 && total > memory) {

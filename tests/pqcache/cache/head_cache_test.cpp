@@ -114,19 +114,18 @@ void ExpectHolds(const Filled& filled, const Sequence& s, const HeadCacheOptions
 }
 
 void ExpectValueSums(const HeadCache& cache, const Sequence& s, int n_sink) {
-  const int page_tokens = cache.page_shape().page_tokens;
-  for (int64_t p = 0; p * page_tokens < cache.paged_tokens(); ++p) {
+  for (int64_t p = 0; p * kValueBlockTokens < cache.paged_tokens(); ++p) {
     std::vector<double> sum(static_cast<size_t>(s.dim), 0.0);
     int64_t count = 0;
-    for (int64_t t = p * page_tokens; t < std::min(cache.paged_tokens(), (p + 1) * page_tokens);
-         ++t) {
+    const int64_t end = std::min(cache.paged_tokens(), (p + 1) * kValueBlockTokens);
+    for (int64_t t = p * kValueBlockTokens; t < end; ++t) {
       if (t < n_sink) continue;
       ++count;
       for (int d = 0; d < s.dim; ++d) sum[static_cast<size_t>(d)] += s.value(t, 0)[d];
     }
-    EXPECT_EQ(cache.value_count(p), count) << "page " << p;
+    EXPECT_EQ(cache.value_count(p), count) << "block " << p;
     const std::span<const float> found(cache.value_sum(p), static_cast<size_t>(s.dim));
-    EXPECT_LT(MaxDifference(found, sum), 1e-4) << "page " << p;
+    EXPECT_LT(MaxDifference(found, sum), 1e-4) << "block " << p;
   }
 }
 
@@ -177,7 +176,7 @@ void ExpectSame(const Filled& a, const Filled& b, int subspaces) {
     EXPECT_TRUE(std::ranges::equal(a.pages[p].page->span(), b.pages[p].page->span()));
   }
   const int dim = a.cache.page_shape().dim;
-  for (int64_t p = 0; p * a.cache.page_shape().page_tokens < a.cache.paged_tokens(); ++p) {
+  for (int64_t p = 0; p * kValueBlockTokens < a.cache.paged_tokens(); ++p) {
     EXPECT_TRUE(std::equal(a.cache.value_sum(p), a.cache.value_sum(p) + dim, b.cache.value_sum(p)));
   }
   EXPECT_EQ(a.cache.bytes(), b.cache.bytes());
@@ -328,7 +327,7 @@ TEST(HeadCache, BytesCountRowsIndexAndSums) {
   const uint64_t row = 2 * 8 * sizeof(float);
   EXPECT_EQ(filled.cache.bytes(), (3 + 10 + 16) * row);
   filled.Append(layers[0], 0, 100);
-  const uint64_t sums = 6 * 8 * sizeof(float);  // 90 paged tokens lie in 6 pages
+  const uint64_t sums = 2 * 8 * sizeof(float);  // 90 paged tokens lie in 2 blocks
   EXPECT_EQ(filled.cache.bytes(), (3 + 10 + 16) * row + sums + 90 * 8 * sizeof(float));
   options.keep_keys = false;
   options.codebook = std::shared_ptr<const HeadCodebook>(set, &set->head(0, 0));

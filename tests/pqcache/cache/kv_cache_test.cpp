@@ -343,7 +343,7 @@ TEST(KvCache, RefusesOptionsThatCannotBe) {
 
 TEST(KvCache, NewContextsDiffer) {
   const Fingerprint model = FingerprintOf("model");
-  const ContextId a = NewContextId(model), b = NewContextId(model);
+  const ContextId a = NewContextId({}, model), b = NewContextId({}, model);
   EXPECT_EQ(a.model, model);
   EXPECT_EQ(a.tenant, Fingerprint());
   EXPECT_NE(a.context, b.context);

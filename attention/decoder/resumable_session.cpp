@@ -1,0 +1,75 @@
+#include "attention/decoder/resumable_session.h"
+
+#include <utility>
+
+#include "pqcache/base/log.h"
+
+namespace pqcache::attention {
+
+Result<std::unique_ptr<ResumableSession>> ResumableSession::Create(
+    const Decoder* decoder, ResumableOptions options, std::optional<StoredPrefix> prefix,
+    std::span<const int64_t> tokens) {
+  std::unique_ptr<ResumableSession> made(new ResumableSession(decoder, std::move(options)));
+  if (prefix.has_value()) made->prefix_.assign(tokens.begin(), tokens.end());
+  const bool fails = made->options_.on_missing == OnMissing::kFail;
+  Result<std::unique_ptr<Session>> session =
+      Session::Create(decoder, made->options_.storage, made->options_.attention, std::move(prefix));
+  if (session.ok()) {
+    made->session_ = *std::move(session);
+    return made;
+  }
+  const StatusCode code = session.status().code();
+  const bool miss = code == StatusCode::kNotFound || code == StatusCode::kCorruption ||
+                    code == StatusCode::kIoError;
+  if (fails || made->prefix_.empty() || !miss) return session.status();
+  PQCACHE_RETURN_IF_ERROR(made->StartOver(session.status()));
+  return made;
+}
+
+Status ResumableSession::Prefill(std::span<const int64_t> tokens, int64_t logit_rows,
+                                 std::vector<float>* logits, const PrefillProgress& progress) {
+  PQCACHE_CHECK(stepped_.empty(), "prefill comes before the first step");
+  PQCACHE_RETURN_IF_ERROR(
+      Run([&](Session* s) { return s->Prefill(tokens, logit_rows, logits, progress); }));
+  exact_.insert(exact_.end(), tokens.begin(), tokens.end());
+  return Status::Ok();
+}
+
+Status ResumableSession::Step(int64_t token, std::vector<float>* logits) {
+  PQCACHE_RETURN_IF_ERROR(Run([&](Session* s) { return s->Step(token, logits); }));
+  stepped_.push_back(token);
+  return Status::Ok();
+}
+
+const PageStore& ResumableSession::store() const { return *session_->cache().store(); }
+
+Status ResumableSession::Run(const std::function<Status(Session*)>& call) {
+  const Status status = call(session_.get());
+  const bool miss = session_->cache().missed_page() || status.code() == StatusCode::kIoError;
+  if (status.ok() || !miss || options_.on_missing == OnMissing::kFail) return status;
+  PQCACHE_RETURN_IF_ERROR(StartOver(status));
+  return call(session_.get());
+}
+
+Status ResumableSession::StartOver(const Status& why) {
+  Log(LogLevel::kWarning, "a page is missing, computing the context again: " + why.message());
+  ++recomputations_;
+  const bool reachable = why.code() != StatusCode::kIoError;
+  session_ = nullptr;
+  SessionStorage storage = options_.storage;
+  if (!reachable || memory_ != nullptr) {
+    if (memory_ == nullptr) memory_ = options_.make_memory_store();
+    storage.store = memory_.get();
+  }
+  PQCACHE_ASSIGN_OR_RETURN(session_, Session::Create(decoder_, storage, options_.attention));
+  std::vector<float> logits;
+  if (!prefix_.empty()) {
+    PQCACHE_RETURN_IF_ERROR(session_->Prefill(prefix_, 0, &logits));
+    if (reachable && options_.on_recomputed) options_.on_recomputed(session_.get());
+  }
+  if (!exact_.empty()) PQCACHE_RETURN_IF_ERROR(session_->Prefill(exact_, 0, &logits));
+  for (int64_t token : stepped_) PQCACHE_RETURN_IF_ERROR(session_->Step(token, &logits));
+  return Status::Ok();
+}
+
+}  // namespace pqcache::attention

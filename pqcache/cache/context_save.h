@@ -1,0 +1,49 @@
+#pragma once
+
+// Makes the tokens of a KvCache a stored context. Its full pages of rows are in the store already;
+// what is still in memory (window, open page, codes, value sums, token ids) is written layer by
+// layer on a thread of its own, and the manifest last, when all the rest is durable.
+//
+// Whatever fails, no context is visible and the cache goes on as before. One thread at a time; the
+// cache is borrowed, and the layers that were given to SaveLayer must not be appended to until
+// WaitSave has returned.
+
+#include <span>
+#include <string>
+
+#include "pqcache/base/task_queue.h"
+#include "pqcache/cache/kv_cache.h"
+#include "pqcache/cache/manifest.h"
+
+namespace pqcache {
+
+class ContextSave {
+ public:
+  // InvalidArgument for a name that cannot be, or if `tokens` are not what the cache holds;
+  // Unsupported for pages without keys and for heads with keys that are not finite.
+  static Result<std::unique_ptr<ContextSave>> Begin(KvCache* cache, const std::string& name,
+                                                    std::span<const int64_t> tokens);
+
+  // Starts to write one layer; all of them have to be given once, in any order.
+  void SaveLayer(int layer);
+  // Waits for the layers, syncs the store and publishes. The cache then shares its pages with the
+  // stored context. Nothing published, and OK with `published` false, if the name was taken by
+  // then.
+  Status WaitSave(bool* published);
+
+  const ContextManifest& manifest() const { return manifest_; }
+
+ private:
+  ContextSave(KvCache* cache, ContextManifest manifest) : cache_(cache), manifest_(manifest) {}
+  void Write(int layer);
+  Status WriteTokens();
+
+  KvCache* const cache_;
+  ContextManifest manifest_;
+  std::vector<int64_t> tokens_;
+  int layers_given_ = 0;
+  Status status_;  // the first failure; of the queue's thread until Wait
+  TaskQueue queue_;
+};
+
+}  // namespace pqcache
