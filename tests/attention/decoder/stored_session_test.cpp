@@ -1,0 +1,140 @@
+// Sessions over stored contexts: what a later process computes is what the first one would have.
+
+#include <gtest/gtest.h>
+
+#include "attention/decoder/resumable_session.h"
+#include "pqcache/cache/context_catalog.h"
+#include "storage/memory_page_store.h"
+#include "storage/stores.h"
+#include "tests/support/faulty_store.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace pqcache::attention {
+namespace {
+
+using testing::ExpectError;
+using testing::FaultyStore;
+
+class StoredSession : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto decoder =
+        Decoder::Load(std::string(PQCACHE_SOURCE_DIR) + "/tests/fixtures/hf/llama_gqa_rope3_tied",
+                      ComputeDType::kFloat32, &pool_);
+    ASSERT_OK(decoder);
+    decoder_ = std::move(*decoder);
+    kept_.n_sink = 2;
+    kept_.local_window = 8;
+    kept_.page_tokens = 4;
+    kept_.keep_keys = true;
+    for (int64_t t = 0; t < 150; ++t) tokens_.push_back(t * 37 % 256);
+  }
+
+  static CacheAttentionOptions Flat() {
+    CacheAttentionOptions options;
+    options.policy = std::move(*CreatePolicy("flat"));
+    options.budget.tokens = 9;
+    return options;
+  }
+  // Logits of the question's tokens, one after the other.
+  template <typename S>
+  std::vector<std::vector<float>> Ask(S* session) {
+    std::vector<std::vector<float>> logits;
+    for (int64_t token : question_) {
+      logits.emplace_back();
+      EXPECT_OK(session->Step(token, &logits.back()));
+    }
+    return logits;
+  }
+  // What a run gives that computes the context and goes on.
+  std::vector<std::vector<float>> Uninterrupted() {
+    storage::MemoryPageStore store(storage::kNoMemoryLimit);
+    kept_.store = &store;
+    const auto session = Session::Create(decoder_.get(), kept_, Flat());
+    EXPECT_OK((*session)->Prefill(tokens_, 0, nullptr));
+    return Ask(session->get());
+  }
+  void Save(PageStore* store) {
+    kept_.store = store;
+    const auto session = Session::Create(decoder_.get(), kept_, ExactAttention());
+    ASSERT_OK((*session)->Prefill(tokens_, 0, nullptr));
+    const auto published = (*session)->Save("c", tokens_);
+    ASSERT_OK(published);
+    ASSERT_TRUE(*published);
+  }
+  std::unique_ptr<ResumableSession> Open(PageStore* store, OnMissing on_missing) {
+    ResumableOptions options;
+    options.storage = kept_;
+    options.storage.store = store;
+    options.attention = Flat();
+    options.on_missing = on_missing;
+    options.make_memory_store = [] {
+      return std::make_unique<storage::MemoryPageStore>(storage::kNoMemoryLimit);
+    };
+    options.on_recomputed = [this](Session*) { ++mended_; };
+    const ContextManifest manifest = *ContextCatalog(store, {}).Find("c");
+    auto session = ResumableSession::Create(decoder_.get(), std::move(options),
+                                            StoredPrefix{manifest, manifest.tokens}, tokens_);
+    EXPECT_OK(session);
+    return std::move(*session);
+  }
+
+  ThreadPool pool_{2};
+  std::unique_ptr<Decoder> decoder_;
+  SessionStorage kept_;
+  std::vector<int64_t> tokens_;
+  const std::vector<int64_t> question_ = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3};
+  int mended_ = 0;
+};
+
+TEST_F(StoredSession, AnswersToTheBitLikeTheRunThatStoredIt) {
+  const testing::TempDir dir;
+  const std::string spec = "memory:limit=64M+rocksdb:path=" + dir.File("store");
+  const auto expected = Uninterrupted();
+  Save(storage::OpenPageStore(spec)->get());
+  const auto store = *storage::OpenPageStore(spec);
+  for (int question = 0; question < 2; ++question) {
+    EXPECT_EQ(Ask(Open(store.get(), OnMissing::kFail).get()), expected);
+  }
+}
+
+TEST_F(StoredSession, ComputesAgainWhatWasLostAndAnswersTheSame) {
+  const auto expected = Uninterrupted();
+  const auto is_row = [](const PageKey& key) { return key.kind == PageKind::kRows; };
+  const std::function<bool(const PageKey&)> hits[] = {
+      [&](const PageKey& key) { return is_row(key) && key.layer == 1 && key.page == 5; },
+      [&](const PageKey& key) { return is_row(key) && key.layer == 0 && key.page < 30; },
+      [](const PageKey& key) { return key.kind == PageKind::kValueSums && key.layer == 1; },
+      [](const PageKey& key) { return key.kind == PageKind::kValueSums && key.layer == 0; },
+  };
+  int computed = 0;
+  for (const auto& hit : hits) {
+    FaultyStore store;
+    Save(&store);
+    const ContextId stored = ContextCatalog(&store, {}).Find("c")->id();
+    store.damages = [&](const PageKey& key) { return key.context == stored && hit(key); };
+    const auto session = Open(&store, OnMissing::kRecompute);
+    EXPECT_EQ(Ask(session.get()), expected);
+    computed += session->recomputations();
+  }
+  EXPECT_GE(computed, 3);
+  EXPECT_EQ(mended_, computed);
+}
+
+TEST_F(StoredSession, FailsWhenThatIsTheChoice) {
+  FaultyStore store;
+  Save(&store);
+  store.loses = [](const PageKey& key) { return key.kind == PageKind::kRows && key.page < 30; };
+  ResumableOptions options;
+  options.storage = kept_;
+  options.attention = Flat();
+  options.on_missing = OnMissing::kFail;
+  const ContextManifest manifest = *ContextCatalog(&store, {}).Find("c");
+  ExpectError(ResumableSession::Create(decoder_.get(), std::move(options),
+                                       StoredPrefix{manifest, manifest.tokens}, tokens_),
+              StatusCode::kNotFound, "the page is gone");
+}
+
+}  // namespace
+}  // namespace pqcache::attention
