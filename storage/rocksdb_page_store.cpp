@@ -44,14 +44,27 @@ rocksdb::Slice Value(const PageWrite& write) {
 // Files that were being written when a process was killed. They become the store's by a move.
 const std::string kIngestPrefix = std::string(kFolderMarker) + ".ingest-";
 
-void RemoveIngestFiles(const std::string& path) {
+// In the order in which they were written.
+std::vector<std::filesystem::path> IngestFiles(const std::string& path) {
+  std::vector<std::filesystem::path> files;
   std::error_code error;
-  std::vector<std::filesystem::path> left;
   for (std::filesystem::directory_iterator it(path, error), end; !error && it != end;
        it.increment(error)) {
-    if (it->path().filename().string().starts_with(kIngestPrefix)) left.push_back(it->path());
+    if (it->path().filename().string().starts_with(kIngestPrefix)) files.push_back(it->path());
   }
-  for (const auto& file : left) std::filesystem::remove(file, error);
+  std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.string().size(), a) < std::pair(b.string().size(), b);
+  });
+  return files;
+}
+
+// The table that could not be opened because it is not there, e.g. "000123.sst"; or empty.
+std::string MissingTable(const Status& opened) {
+  const std::string& message = opened.message();
+  const size_t end = message.find(".ldb: No such file");
+  const size_t slash = message.rfind('/', end);
+  if (opened.code() != StatusCode::kCorruption || end == std::string::npos) return "";
+  return message.substr(slash + 1, end - slash - 1) + ".sst";
 }
 
 // Says who holds the folder if that is why it could not be opened.
@@ -77,7 +90,9 @@ struct RocksDbPageStore::Impl {
   rocksdb::Options options;
   std::unique_ptr<rocksdb::DB> db;
   rocksdb::ColumnFamilyHandle* records = nullptr;
-  std::mutex records_mutex;  // one PutRecord looks and writes before the next one looks
+  std::mutex records_mutex;      // one PutRecord looks and writes before the next one looks
+  std::mutex hidden_mutex;       // guards hidden
+  std::set<std::string> hidden;  // records that could not be written; they may be in the buffer
   std::atomic<uint64_t> ingested{0};
   std::atomic<uint64_t> bytes_read{0};
   std::atomic<uint64_t> damaged{0};
@@ -87,6 +102,7 @@ struct RocksDbPageStore::Impl {
     if (records != nullptr) db->DestroyColumnFamilyHandle(records);
   }
   Status OpenDb();
+  Status OpenWithIngestFile(const Status& opened);
   Status Ingest(std::span<const PageWrite> pages);
   Status RemoveRange(const std::string& first, const std::string& last);
   Status FlushPages();
@@ -122,10 +138,26 @@ Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::stri
   impl->path = path;
   impl->options = StoreOptions();
   if (env != nullptr) impl->options.env = env;
-  const Status opened = impl->OpenDb();
+  Status opened = impl->OpenDb();
+  if (!MissingTable(opened).empty()) opened = impl->OpenWithIngestFile(opened);
   if (!opened.ok()) return ExplainLock(path, opened);
-  RemoveIngestFiles(path);
+  std::error_code ignored;
+  for (const auto& file : IngestFiles(path)) std::filesystem::remove(file, ignored);
   return std::unique_ptr<RocksDbPageStore>(new RocksDbPageStore(std::move(impl)));
+}
+
+// When the list of files could not be synced while it took in a bulk write, the database removes
+// the file again, but the list on disk may name it. The file still lies there under its first name.
+Status RocksDbPageStore::Impl::OpenWithIngestFile(const Status& opened) {
+  const std::filesystem::path table = std::filesystem::path(path) / MissingTable(opened);
+  for (const std::filesystem::path& file : IngestFiles(path)) {
+    std::error_code error;
+    std::filesystem::rename(file, table, error);
+    if (error) continue;
+    if (OpenDb().ok()) return Status::Ok();
+    std::filesystem::rename(table, file, error);
+  }
+  return opened;
 }
 
 Status RocksDbPageStore::Impl::OpenDb() {
@@ -174,17 +206,17 @@ Status RocksDbPageStore::Impl::Ingest(std::span<const PageWrite> pages) {
     }
     return s.ok() ? writer.Finish() : s;
   });
-  if (status.ok()) {
-    status = Call("take in pages", [&] {
-      rocksdb::IngestExternalFileOptions ingest;
-      ingest.move_files = true;
-      ingest.write_global_seqno = false;
-      return db->IngestExternalFile({file}, ingest);
-    });
+  if (!status.ok()) {
+    (void)options.env->DeleteFile(file);
+    return status;
   }
-  // After a move it is gone already.
-  if (!status.ok()) (void)options.env->DeleteFile(file);
-  return status;
+  // When this fails the file has to stay: see OpenWithIngestFile.
+  return Call("take in pages", [&] {
+    rocksdb::IngestExternalFileOptions ingest;
+    ingest.move_files = true;
+    ingest.write_global_seqno = false;
+    return db->IngestExternalFile({file}, ingest);
+  });
 }
 
 void RocksDbPageStore::Read(std::span<PageRead> pages) {
@@ -299,32 +331,39 @@ Result<bool> RocksDbPageStore::PutRecord(const RecordKey& key, std::string_view 
   PQCACHE_RETURN_IF_ERROR(impl_->Call(
       "put record", [&] { return impl_->db->Put(WithoutLog(), impl_->records, bytes, slice); }));
   const Status flushed = impl_->FlushRecords();
-  if (flushed.ok()) return true;
-  // A failed put leaves nothing that can be seen; should even this fail, the buffer is lost with
-  // the process.
-  (void)impl_->db->Delete(WithoutLog(), impl_->records, bytes);
+  const std::lock_guard hidden_lock(impl_->hidden_mutex);
+  if (flushed.ok()) {
+    impl_->hidden.erase(bytes);
+    return true;
+  }
+  // Nothing can be written any more, not even a removal, so what is in the buffer is hidden.
+  impl_->hidden.insert(bytes);
   return flushed;
 }
 
 Result<std::string> RocksDbPageStore::GetRecord(const RecordKey& key) {
+  const std::string bytes = EncodeRecordKey(key);
+  {
+    const std::lock_guard lock(impl_->hidden_mutex);
+    if (impl_->hidden.contains(bytes)) return Status::NotFound("record " + key.name);
+  }
   std::string value;
-  PQCACHE_RETURN_IF_ERROR(impl_
-                              ->Call("read record",
-                                     [&] {
-                                       return impl_->db->Get(rocksdb::ReadOptions(), impl_->records,
-                                                             EncodeRecordKey(key), &value);
-                                     })
-                              .Annotate("record " + key.name));
+  const Status status = impl_->Call("read record", [&] {
+    return impl_->db->Get(rocksdb::ReadOptions(), impl_->records, bytes, &value);
+  });
+  if (!status.ok()) return status.Annotate("record " + key.name);
   return value;
 }
 
 Result<std::vector<Record>> RocksDbPageStore::ListRecords(const Fingerprint& tenant) {
   const std::string begin = EncodeRecordKey({tenant, ""});
   std::vector<Record> list;
+  const std::lock_guard lock(impl_->hidden_mutex);
   PQCACHE_RETURN_IF_ERROR(impl_->Call("list records", [&] {
     const std::unique_ptr<rocksdb::Iterator> it(
         impl_->db->NewIterator(rocksdb::ReadOptions(), impl_->records));
     for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) {
+      if (impl_->hidden.contains(it->key().ToString())) continue;
       list.push_back({*DecodeRecordKey(it->key().ToStringView()), it->value().ToString()});
     }
     return it->status();

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -11,6 +12,7 @@
 
 #include "storage/stores.h"
 #include "tests/storage/page_samples.h"
+#include "tests/support/redis_cluster.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 
@@ -19,13 +21,17 @@ namespace {
 
 using namespace pqcache::testing;
 
-// "DIR" in a spec stands for a scratch folder.
+// "DIR" in a spec stands for a scratch folder, "CLUSTER" for three servers.
 class PageStoreConformance : public ::testing::TestWithParam<const char*> {
  protected:
   PageStoreConformance() {
     std::string spec = GetParam();
     if (const size_t at = spec.find("DIR"); at != std::string::npos) {
       spec.replace(at, 3, dir_.path());
+    }
+    if (const size_t at = spec.find("CLUSTER"); at != std::string::npos) {
+      SharedRedisCluster().FlushAll();
+      spec.replace(at, 7, SharedRedisCluster().spec());
     }
     Result<std::unique_ptr<PageStore>> store = OpenPageStore(spec);
     PQCACHE_CHECK(store.ok(), store.status().message().c_str());
@@ -160,6 +166,54 @@ TEST_P(PageStoreConformance, CountsTheBytesItReads) {
   EXPECT_EQ(stats.resident_bytes, spec.starts_with("memory") ? page->capacity_bytes() : 0);
 }
 
+TEST_P(PageStoreConformance, TellsKindsOfPagesApart) {
+  const PageKey rows = SampleKey("a", 1);
+  PageKey sums = rows;
+  sums.kind = PageKind::kValueSums;
+  const PageShape shape = {PageLayout::kValueSums, DType::kF32, 8, 64};
+  const std::vector<uint8_t> body(2 * shape.row_bytes(), 5);
+  const PageRef page = EncodePage(sums, shape, 2, body);
+  ASSERT_OK(PutPage(store_.get(), sums, page));
+  ExpectMissing(rows);
+  ASSERT_OK(PutPage(store_.get(), rows, SamplePage(rows)));
+  ExpectPage(rows, 0);
+  EXPECT_TRUE(SameBytes(ReadPage(store_.get(), sums).page, page));
+  ASSERT_OK(store_->RemoveContext(rows.context));
+  ExpectMissing(rows);
+  ExpectMissing(sums);
+}
+
+TEST_P(PageStoreConformance, KeepsRecordsOfEachTenant) {
+  const Fingerprint tenants[] = {{}, FingerprintOf("a"), FingerprintOf("b")};
+  const std::string bytes("any\0bytes\xff", 10);
+  for (const Fingerprint& tenant : tenants) {
+    EXPECT_TRUE(store_->ListRecords(tenant)->empty());
+    for (const char* name : {"b", "a", "c"}) {
+      const Result<bool> first = store_->PutRecord({tenant, name}, name + bytes + tenant.Hex());
+      ASSERT_OK(first);
+      EXPECT_TRUE(*first);
+      EXPECT_FALSE(*store_->PutRecord({tenant, name}, "another")) << "the first one wins";
+    }
+  }
+  ASSERT_OK(store_->RemoveRecord({tenants[1], "b"}));
+  ASSERT_OK(store_->RemoveRecord({tenants[1], "b"}));
+  ExpectError(store_->GetRecord({tenants[1], "b"}), StatusCode::kNotFound, "b");
+  for (const Fingerprint& tenant : tenants) {
+    const Result<std::vector<Record>> list = store_->ListRecords(tenant);
+    ASSERT_OK(list);
+    ASSERT_EQ(list->size(), tenant == tenants[1] ? 2u : 3u);
+    for (const Record& record : *list) {
+      EXPECT_EQ(record.value, record.key.name + bytes + tenant.Hex());
+      EXPECT_EQ(*store_->GetRecord(record.key), record.value);
+    }
+    EXPECT_TRUE(std::is_sorted(list->begin(), list->end(), [](const auto& a, const auto& b) {
+      return a.key.name < b.key.name;
+    }));
+  }
+  EXPECT_TRUE(*store_->PutRecord({tenants[1], "b"}, "again"));
+  ExpectError(store_->PutRecord({tenants[0], ""}, "x"), StatusCode::kInvalidArgument, "a name");
+}
+
 TEST_P(PageStoreConformance, ReservesMemory) {
   EXPECT_OK(store_->ReserveMemory(nullptr, 1000));
   EXPECT_OK(store_->ReserveMemory(nullptr, 0));
@@ -204,7 +258,9 @@ TEST_P(PageStoreConformance, ServesManyThreads) {
 INSTANTIATE_TEST_SUITE_P(Stores, PageStoreConformance,
                          ::testing::Values("memory", "memory:limit=64M", "rocksdb:path=DIR",
                                            "memory+rocksdb:path=DIR",
-                                           "memory:limit=20k+rocksdb:path=DIR"));
+                                           "memory:limit=20k+rocksdb:path=DIR", "CLUSTER",
+                                           "memory:limit=64M+CLUSTER", "rocksdb:path=DIR+CLUSTER",
+                                           "memory:limit=20k+rocksdb:path=DIR+CLUSTER"));
 
 }  // namespace
 }  // namespace pqcache::storage

@@ -1,0 +1,380 @@
+// Processes that store and remove contexts and are killed at random points, and a disk that loses
+// what was not synced or fails at the n-th operation. After each, whatever has a manifest is whole,
+// whatever was acknowledged is there, and nothing is ever wrong.
+
+#include <gtest/gtest.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "pqcache/base/random.h"
+#include "pqcache/cache/context_catalog.h"
+#include "storage/rocksdb_page_store.h"
+#include "storage/stores.h"
+#include "tests/storage/page_samples.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace pqcache::storage {
+namespace {
+
+using namespace pqcache::testing;
+using Clock = std::chrono::steady_clock;
+
+constexpr int kPages = 20;  // of a context; 64 tokens each, so that saving one is a bulk write
+
+std::vector<PageWrite> PagesOf(const std::string& name) {
+  std::vector<PageWrite> pages;
+  for (int page = 0; page < kPages; ++page) {
+    const PageKey key = SampleKey(name, page);
+    pages.push_back({key, SamplePage(key, 0, 64)});
+  }
+  return pages;
+}
+
+ContextManifest ManifestOf(const std::string& name) {
+  const ContextId id = SampleContext(name);
+  ContextManifest m;
+  m.name = name;
+  m.identity = {id.tenant, id.model, {.dim = 128, .page_tokens = 64}, 1, 1};
+  m.context = id.context;
+  m.tokens = 64 * kPages;
+  m.owners = {{kPages, id}};
+  m.chain = HashChain(m.identity, std::vector<int64_t>(static_cast<size_t>(m.tokens), 7));
+  return m;
+}
+
+// As ContextSave does it: pages, sync, manifest. Every third context comes in small batches.
+Status SaveContext(PageStore* store, const std::string& name, bool small) {
+  const std::vector<PageWrite> pages = PagesOf(name);
+  const size_t batch = small ? 3 : pages.size();
+  for (size_t i = 0; i < pages.size(); i += batch) {
+    const auto part = std::span(pages).subspan(i, std::min(batch, pages.size() - i));
+    PQCACHE_RETURN_IF_ERROR(store->Put(part));
+  }
+  PQCACHE_RETURN_IF_ERROR(store->Sync());
+  const ContextManifest m = ManifestOf(name);
+  PQCACHE_ASSIGN_OR_RETURN(const bool written,
+                           store->PutRecord({m.identity.tenant, name}, EncodeManifest(m)));
+  return written ? Status::Ok() : Status::Internal(name + " was there already");
+}
+
+ContextCatalog Catalog(PageStore* store) { return ContextCatalog(store, SampleContext("").tenant); }
+
+// Names of the stored contexts, every one of which must be whole.
+std::set<std::string> WholeContexts(PageStore* store) {
+  std::set<std::string> names;
+  const Result<CatalogListing> listing = Catalog(store).List();
+  EXPECT_OK(listing);
+  EXPECT_TRUE(listing->damaged.empty());
+  for (const ContextManifest& m : listing->contexts) {
+    names.insert(m.name);
+    std::vector<PageRead> reads;
+    for (int page = 0; page < kPages; ++page) reads.push_back({SampleKey(m.name, page), {}, {}});
+    store->Read(reads);
+    for (const PageRead& read : reads) {
+      EXPECT_OK(read.status);
+      EXPECT_TRUE(SameBytes(read.page, SamplePage(read.key, 0, 64))) << m.name;
+    }
+  }
+  return names;
+}
+
+// What a killed process had been told, line by line: "saved N", "removing N", "removed N".
+class Journal {
+ public:
+  explicit Journal(const std::string& path) : out_(path, std::ios::app) {}
+  void Write(const std::string& what, const std::string& name) {
+    out_ << what << ' ' << name << std::endl;  // a killed process loses nothing it has written
+  }
+
+  // The last word on each name.
+  static std::map<std::string, std::string> Read(const std::string& path) {
+    std::ifstream in(path);
+    std::map<std::string, std::string> last;
+    for (std::string what, name; in >> what >> name;) last[name] = what;
+    return last;
+  }
+
+ private:
+  std::ofstream out_;
+};
+
+// Started by the test below in a process of its own.
+TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
+  const char* folder = std::getenv("PQCACHE_TEST_CRASH");
+  if (folder == nullptr) GTEST_SKIP() << "only for EveryKillLeavesWholeContexts";
+  Random random(std::strtoull(std::getenv("PQCACHE_TEST_SEED"), nullptr, 10));
+  const std::string path = folder;
+  const char* tiers = random.Below(2) == 0 ? "rocksdb:path=" : "memory:limit=4M+rocksdb:path=";
+  const auto store = OpenPageStore(tiers + path + "/store");
+  ASSERT_OK(store);
+  ASSERT_OK((*store)->RemoveUnreferenced());
+  Journal journal(path + "/journal");
+  std::vector<std::string> stored;
+  const Result<CatalogListing> listing = Catalog(store->get()).List();
+  ASSERT_OK(listing);
+  for (const ContextManifest& m : listing->contexts) stored.push_back(m.name);
+  std::ofstream(path + "/ready").flush();
+  while (true) {
+    if (stored.size() > 6 || (!stored.empty() && random.Below(3) == 0)) {
+      const size_t i = random.Below(stored.size());
+      const std::string name = stored[i];
+      stored.erase(stored.begin() + static_cast<int64_t>(i));
+      journal.Write("removing", name);
+      ASSERT_OK(Catalog(store->get()).Remove(name));
+      journal.Write("removed", name);
+    } else {
+      const std::string name = "c" + std::to_string(random.Next());
+      ASSERT_OK(SaveContext(store->get(), name, random.Below(3) == 0));
+      journal.Write("saved", name);
+      stored.push_back(name);
+    }
+  }
+}
+
+pid_t StartChild(const std::string& folder, int seed) {
+  const std::string variables[] = {"PQCACHE_TEST_CRASH=" + folder,
+                                   "PQCACHE_TEST_SEED=" + std::to_string(seed)};
+  const char* args[] = {"child", "--gtest_filter=CrashChild.*", "--gtest_also_run_disabled_tests",
+                        nullptr};
+  const char* environment[] = {variables[0].c_str(), variables[1].c_str(), nullptr};
+  pid_t child = 0;
+  EXPECT_EQ(0, ::posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, const_cast<char**>(args),
+                             const_cast<char**>(environment)));
+  return child;
+}
+
+// PQCACHE_CRASH_ROUNDS asks for more rounds than the 30 of every run.
+TEST(Crash, EveryKillLeavesWholeContexts) {
+  const TempDir dir;
+  const char* wanted = std::getenv("PQCACHE_CRASH_ROUNDS");
+  const int rounds = wanted != nullptr ? std::atoi(wanted) : 30;
+  Random random(5);
+  int64_t acknowledged = 0;
+  for (int round = 0; round < rounds; ++round) {
+    std::filesystem::remove(dir.File("ready"));
+    const pid_t child = StartChild(dir.path(), round);
+    for (int wait = 0; wait < 2000 && !std::filesystem::exists(dir.File("ready")); ++wait) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1 + random.Below(200)));
+    ::kill(child, SIGKILL);
+    int how = 0;
+    ASSERT_EQ(::waitpid(child, &how, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(how)) << "the child failed before it was killed";
+
+    const auto store = OpenPageStore("rocksdb:path=" + dir.File("store"));
+    ASSERT_OK(store);
+    const std::set<std::string> names = WholeContexts(store->get());
+    for (const auto& [name, last] : Journal::Read(dir.File("journal"))) {
+      if (last == "saved") {
+        EXPECT_TRUE(names.contains(name)) << name << " was acknowledged";
+        ++acknowledged;
+      }
+      if (last == "removed") {
+        EXPECT_FALSE(names.contains(name)) << name << " was removed";
+      }
+    }
+    if (::testing::Test::HasFailure()) FAIL() << "round " << round;
+  }
+  EXPECT_GT(acknowledged, rounds / 2);
+}
+
+// A file system that can fail from its n-th writing operation on, and that can forget what was
+// written to a file since its last sync, as a power cut does.
+class FragileDisk : public rocksdb::FileSystemWrapper {
+ public:
+  FragileDisk() : FileSystemWrapper(rocksdb::FileSystem::Default()) {}
+  const char* Name() const override { return "FragileDisk"; }
+
+  void FailFrom(int64_t operation) {
+    const std::lock_guard lock(mutex_);
+    operations_ = 0;
+    fail_from_ = operation;
+  }
+  int64_t operations() const {
+    const std::lock_guard lock(mutex_);
+    return operations_;
+  }
+  // Truncates every file to what was synced. Nothing may be open.
+  void CutPower() {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [file, synced] : synced_) {
+      std::error_code error;
+      if (std::filesystem::exists(file, error)) std::filesystem::resize_file(file, synced, error);
+    }
+    synced_.clear();
+  }
+
+  rocksdb::IOStatus NewWritableFile(const std::string& file, const rocksdb::FileOptions& options,
+                                    std::unique_ptr<rocksdb::FSWritableFile>* result,
+                                    rocksdb::IODebugContext* context) override {
+    if (!Count()) return Failure();
+    const rocksdb::IOStatus s = target()->NewWritableFile(file, options, result, context);
+    if (!s.ok()) return s;
+    Synced(file, 0);
+    *result = std::make_unique<File>(std::move(*result), this, file);
+    return s;
+  }
+  rocksdb::IOStatus RenameFile(const std::string& from, const std::string& to,
+                               const rocksdb::IOOptions& options,
+                               rocksdb::IODebugContext* context) override {
+    if (!Count()) return Failure();
+    const rocksdb::IOStatus s = target()->RenameFile(from, to, options, context);
+    if (s.ok()) Moved(from, to, /*keep=*/false);
+    return s;
+  }
+  rocksdb::IOStatus LinkFile(const std::string& from, const std::string& to,
+                             const rocksdb::IOOptions& options,
+                             rocksdb::IODebugContext* context) override {
+    if (!Count()) return Failure();
+    const rocksdb::IOStatus s = target()->LinkFile(from, to, options, context);
+    if (s.ok()) Moved(from, to, /*keep=*/true);
+    return s;
+  }
+
+ private:
+  class File : public rocksdb::FSWritableFileOwnerWrapper {
+   public:
+    File(std::unique_ptr<rocksdb::FSWritableFile> file, FragileDisk* disk, std::string name)
+        : FSWritableFileOwnerWrapper(std::move(file)), disk_(disk), name_(std::move(name)) {}
+    using FSWritableFileOwnerWrapper::Append;
+    rocksdb::IOStatus Append(const rocksdb::Slice& data, const rocksdb::IOOptions& options,
+                             rocksdb::IODebugContext* context) override {
+      if (!disk_->Count()) return Failure();
+      written_ += data.size();
+      return FSWritableFileOwnerWrapper::Append(data, options, context);
+    }
+    rocksdb::IOStatus Sync(const rocksdb::IOOptions& options,
+                           rocksdb::IODebugContext* context) override {
+      return Note(disk_->Count() ? FSWritableFileOwnerWrapper::Sync(options, context) : Failure());
+    }
+    rocksdb::IOStatus Fsync(const rocksdb::IOOptions& options,
+                            rocksdb::IODebugContext* context) override {
+      return Note(disk_->Count() ? FSWritableFileOwnerWrapper::Fsync(options, context) : Failure());
+    }
+
+   private:
+    rocksdb::IOStatus Note(rocksdb::IOStatus s) {
+      if (s.ok()) disk_->Synced(name_, written_);
+      return s;
+    }
+    FragileDisk* disk_;
+    const std::string name_;
+    uint64_t written_ = 0;
+  };
+
+  static rocksdb::IOStatus Failure() { return rocksdb::IOStatus::IOError("injected failure"); }
+  bool Count() {
+    const std::lock_guard lock(mutex_);
+    return ++operations_ < fail_from_;
+  }
+  void Synced(const std::string& file, uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    synced_[file] = bytes;
+  }
+  void Moved(const std::string& from, const std::string& to, bool keep) {
+    const std::lock_guard lock(mutex_);
+    const auto it = synced_.find(from);
+    if (it == synced_.end()) return;
+    synced_[to] = it->second;
+    if (!keep) synced_.erase(from);
+  }
+
+  mutable std::mutex mutex_;
+  int64_t operations_ = 0;
+  int64_t fail_from_ = INT64_MAX;
+  std::map<std::string, uint64_t> synced_;
+};
+
+class FragileStore : public ::testing::Test {
+ protected:
+  Result<std::unique_ptr<RocksDbPageStore>> Open() {
+    return RocksDbPageStore::Open(dir_.File("store"), env_.get());
+  }
+
+  TempDir dir_;
+  std::shared_ptr<FragileDisk> disk_ = std::make_shared<FragileDisk>();
+  std::unique_ptr<rocksdb::Env> env_ = rocksdb::NewCompositeEnv(disk_);
+};
+
+TEST_F(FragileStore, SavedContextsSurviveAPowerCut) {
+  std::set<std::string> saved;
+  for (int round = 0; round < 8; ++round) {
+    {
+      const auto store = Open();
+      ASSERT_OK(store);
+      ASSERT_OK((*store)->RemoveUnreferenced());
+      for (int i = 0; i < 2; ++i) {
+        const std::string name = "c" + std::to_string(round) + "-" + std::to_string(i);
+        ASSERT_OK(SaveContext(store->get(), name, i == 0));
+        saved.insert(name);
+      }
+      if (round % 3 == 2) {
+        ASSERT_OK(Catalog(store->get()).Remove(*saved.begin()));
+        saved.erase(saved.begin());
+      }
+      const std::vector<PageWrite> unsynced = PagesOf("unsynced");
+      ASSERT_OK((*store)->Put(std::span(unsynced).first(5)));
+    }
+    disk_->CutPower();
+    const auto store = Open();
+    ASSERT_OK(store);
+    EXPECT_EQ(WholeContexts(store->get()), saved) << "round " << round;
+  }
+}
+
+// Fails at the first operation, at the second, and so on until everything passes.
+TEST_F(FragileStore, AFailureAtAnyOperationIsToldAndLeavesWholeContexts) {
+  ASSERT_OK(Open());
+  int failures = 0;
+  bool small = true;
+  for (int64_t n = 1;; ++n) {
+    const std::string name = (small ? "small" : "bulk") + std::to_string(n);
+    Status status;
+    {
+      const auto store = Open();
+      ASSERT_OK(store);
+      disk_->FailFrom(n);
+      status = SaveContext(store->get(), name, small);
+      if (!status.ok()) {
+        const auto listed = Catalog(store->get()).Find(name);
+        EXPECT_FALSE(listed.ok()) << "what failed must not be seen, operation " << n;
+      }
+      disk_->FailFrom(INT64_MAX);
+    }
+    const auto store = Open();
+    ASSERT_OK(store);
+    ASSERT_OK((*store)->RemoveUnreferenced());
+    const std::set<std::string> names = WholeContexts(store->get());
+    if (status.ok()) {
+      EXPECT_TRUE(names.contains(name)) << n;
+    }
+    for (const std::string& stored : names) ASSERT_OK(Catalog(store->get()).Remove(stored));
+    failures += !status.ok();
+    if (status.ok() && !small) break;
+    if (status.ok()) {
+      small = false;
+      n = 0;
+    }
+    ASSERT_LT(n, 2000) << "it never passes";
+  }
+  EXPECT_GT(failures, 5);
+}
+
+}  // namespace
+}  // namespace pqcache::storage
