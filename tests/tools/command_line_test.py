@@ -245,6 +245,56 @@ class CommandLine(unittest.TestCase):
         lines = (pathlib.Path(out) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         self.assertEqual(len(lines), 12)
 
+    def test_stored_contexts(self):
+        store = "memory:limit=3M+rocksdb:path=" + self.path("contexts")
+        text = self.path("context.txt")
+        with open(text, "w", encoding="utf-8") as out:
+            out.write("The grass is green. The sky is blue. Here we go. " * 60)
+        common = ["--codebooks", self.codebooks, "--local-window", "64", "--store"]
+        save = ["context", "save", "-m", MODEL, *common, store, "-f", text, "--json"]
+        self.expect(2, "context name is 'a/b'", *save, "a/b")
+        saved = json.loads(self.expect(0, "tokens", *save, "doc").stdout)
+        self.assertEqual(saved["cached_tokens"], 0)
+        self.expect(1, "there is a stored context 'doc' already", *save, "doc")
+        again = json.loads(self.expect(0, "tokens", *save, "copy").stdout)
+        self.assertEqual(again["cached_tokens"], saved["tokens"])
+
+        ask = ["-p", " The sun is", "--context", "doc", *common]
+        answer = self.generate(*ask, store)
+        self.assertEqual(answer["cached_tokens"], saved["tokens"])
+        self.assertLessEqual(answer["kv_bytes_resident_peak"], 3 << 20)
+        self.assertEqual(self.generate(*ask, store.replace("3M", "64M"))["tokens"],
+                         answer["tokens"])
+        self.expect(1, "no stored context 'nope', there are: copy, doc", "generate", "-m", MODEL,
+                    "-p", "x", "--context", "nope", *common, store)
+        self.expect(1, "no stored context 'doc'", "generate", "-m", MODEL, "-p", "x", "--context",
+                    "doc", "--cache-salt", "another tenant", *common, store)
+        self.expect(1, "page_tokens is 16, expected 32", "generate", "-m", MODEL, "-p", "x",
+                    "--context", "doc", "--page-tokens", "32", *common, store)
+
+        self.expect(0, "0 damaged", "context", "verify", "--store", store)
+        self.damage_tables(self.path("contexts"))
+        self.expect(1, "damaged", "context", "verify", "doc", "--store", store)
+        self.expect(1, "orruption", "generate", "-m", MODEL, *ask, store, "--on-missing", "fail")
+        mended = self.generate(*ask, store, "--on-missing", "recompute")
+        self.assertEqual(mended["tokens"], answer["tokens"])
+        self.assertGreaterEqual(mended["recomputations"], 1)
+        self.assertGreaterEqual(mended["damaged_pages"], 1)
+        self.expect(0, "0 damaged", "context", "verify", "doc", "--store", store)
+        self.expect(0, "removed", "context", "rm", "doc", "--store", store)
+        self.expect(0, "removed", "context", "rm", "copy", "--store", store)
+        listing = self.expect(0, "contexts", "context", "list", "--store", store, "--json")
+        self.assertEqual(json.loads(listing.stdout)["contexts"], [])
+
+    def damage_tables(self, folder):
+        """Flips bits all over the largest table's pages of later layers: the token ids, without
+        which nothing can be computed again, lie behind the first layer, the index at the end."""
+        tables = sorted(pathlib.Path(folder).glob("*.sst"), key=lambda f: f.stat().st_size)
+        data = bytearray(tables[-1].read_bytes())
+        for offset in range(len(data) * 3 // 10, len(data) * 4 // 5, 20000):
+            data[offset] ^= 1
+        tables[-1].write_bytes(data)
+
 
 if __name__ == "__main__":
     unittest.main(argv=[sys.argv[0]], verbosity=1)
