@@ -182,6 +182,15 @@ Result<Finding> InspectStore(const std::string& path) {
                     " bytes\n    of model " + context.id.model.Hex() + ", tenant " +
                     context.id.tenant.Hex() + "\n";
   }
+  Json manifests = Json::Array();
+  for (const ContextManifest& m : scan.manifests) {
+    Json entry = ContextJson(m.id());
+    entry.Set("name", m.name).Set("tokens", m.tokens);
+    manifests.Push(std::move(entry));
+    finding.text += "  stored context " + m.name + ": " + std::to_string(m.tokens) +
+                    " tokens, its own pages are those of context " + m.context.Hex() + "\n";
+  }
+  finding.json.Set("manifests", std::move(manifests));
   finding.json.Set("kind", "store").Set("version", storage::kStoreVersion);
   finding.json.Set("pages", scan.pages).Set("bytes", size_t{scan.bytes});
   finding.json.Set("contexts", std::move(contexts)).Set("damaged_pages", scan.damaged_pages);
