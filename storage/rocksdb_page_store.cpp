@@ -105,8 +105,7 @@ struct RocksDbPageStore::Impl {
   Status OpenWithIngestFile(const Status& opened);
   Status Ingest(std::span<const PageWrite> pages);
   Status RemoveRange(const std::string& first, const std::string& last);
-  Status FlushPages();
-  Status FlushRecords();
+  Status Flush(const char* action, rocksdb::ColumnFamilyHandle* family);
   template <typename F>
   Status Call(const char* action, F&& call) const {
     return CallRocksDb(path, action, std::forward<F>(call));
@@ -282,7 +281,7 @@ Status RocksDbPageStore::Impl::RemoveRange(const std::string& first, const std::
   }));
   PQCACHE_RETURN_IF_ERROR(
       Call("remove context", [&] { return db->DeleteRange(WithoutLog(), family, begin, end); }));
-  PQCACHE_RETURN_IF_ERROR(FlushPages());
+  PQCACHE_RETURN_IF_ERROR(Flush("sync", family));
   return Call("compact after removal", [&] {
     const rocksdb::Status s =
         db->CompactRange(rocksdb::CompactRangeOptions(), family, &begin, &end);
@@ -291,14 +290,15 @@ Status RocksDbPageStore::Impl::RemoveRange(const std::string& first, const std::
   });
 }
 
-Status RocksDbPageStore::Sync() { return impl_->FlushPages(); }
+Status RocksDbPageStore::Sync() { return impl_->Flush("sync", impl_->db->DefaultColumnFamily()); }
 
-Status RocksDbPageStore::Impl::FlushPages() {
-  return Call("sync", [&] {
+// There is no log: what was put is durable once its write buffer is a file.
+Status RocksDbPageStore::Impl::Flush(const char* action, rocksdb::ColumnFamilyHandle* family) {
+  return Call(action, [&] {
     rocksdb::FlushOptions flush;
     flush.wait = true;
     flush.allow_write_stall = true;  // do not wait for compactions first
-    return db->Flush(flush);
+    return db->Flush(flush, family);
   });
 }
 
@@ -308,16 +308,6 @@ PageStoreStats RocksDbPageStore::stats() const {
   stats.damaged_pages = impl_->damaged;
   stats.missing_pages = impl_->missing;
   return stats;
-}
-
-// Records have no log either: a record exists once its write buffer is a file.
-Status RocksDbPageStore::Impl::FlushRecords() {
-  return Call("sync records", [&] {
-    rocksdb::FlushOptions flush;
-    flush.wait = true;
-    flush.allow_write_stall = true;
-    return db->Flush(flush, records);
-  });
 }
 
 Result<bool> RocksDbPageStore::PutRecord(const RecordKey& key, std::string_view value) {
@@ -330,7 +320,7 @@ Result<bool> RocksDbPageStore::PutRecord(const RecordKey& key, std::string_view 
   const rocksdb::Slice slice(value.data(), value.size());
   PQCACHE_RETURN_IF_ERROR(impl_->Call(
       "put record", [&] { return impl_->db->Put(WithoutLog(), impl_->records, bytes, slice); }));
-  const Status flushed = impl_->FlushRecords();
+  const Status flushed = impl_->Flush("sync records", impl_->records);
   const std::lock_guard hidden_lock(impl_->hidden_mutex);
   if (flushed.ok()) {
     impl_->hidden.erase(bytes);
@@ -376,7 +366,7 @@ Status RocksDbPageStore::RemoveRecord(const RecordKey& key) {
   PQCACHE_RETURN_IF_ERROR(impl_->Call("remove record", [&] {
     return impl_->db->Delete(WithoutLog(), impl_->records, EncodeRecordKey(key));
   }));
-  return impl_->FlushRecords();
+  return impl_->Flush("sync records", impl_->records);
 }
 
 Status RocksDbPageStore::RemoveUnreferenced() {

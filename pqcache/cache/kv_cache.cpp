@@ -87,7 +87,6 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(const KvCacheOptions& options,
     return Status::InvalidArgument("pages without keys need codebooks, and none were given");
   }
   std::unique_ptr<KvCache> cache(new KvCache(options, store, pool));
-  cache->stored_codes_ = StoredCodesOf(codebooks.get());
   cache->codebooks_ = std::move(codebooks);
   for (int layer = 0; layer < options.layers; ++layer) {
     for (int head = 0; head < options.kv_heads; ++head) {
@@ -125,7 +124,6 @@ Result<std::unique_ptr<KvCache>> KvCache::Fork(const ContextId& context) const {
   options.context = context;
   std::unique_ptr<KvCache> fork(new KvCache(options, store_, pool_));
   fork->codebooks_ = codebooks_;
-  fork->stored_codes_ = stored_codes_;
   for (const HeadCache& head : heads_) fork->heads_.emplace_back(head, context);
   PQCACHE_RETURN_IF_ERROR(fork->ReserveMemory());
   return fork;
@@ -166,10 +164,10 @@ Status KvCache::BeginLoad(StoredPrefix prefix) {
   if (!difference.empty()) {
     return Status::InvalidArgument("stored context " + m.name + ": " + difference);
   }
-  if (codebooks_ != nullptr && m.codes != stored_codes_) {
+  if (codebooks_ != nullptr && m.codes != stored_codes()) {
     return Status::InvalidArgument("stored context " + m.name + ": its codes are of codebooks " +
                                    m.codes.codebooks.Hex() + ", expected " +
-                                   stored_codes_.codebooks.Hex());
+                                   stored_codes().codebooks.Hex());
   }
   load_ = std::make_unique<ContextLoad>(
       std::move(prefix), store_, [this](int layer, int head) { return HeadOptions(layer, head); });
@@ -202,6 +200,8 @@ Status KvCache::InstallLayer(int layer) {
   ++layers_loaded_;
   return Status::Ok();
 }
+
+StoredCodes KvCache::stored_codes() const { return StoredCodesOf(codebooks_.get()); }
 
 void KvCache::HandOver() {
   options_.context = NewContextId(options_.context.tenant, options_.context.model);

@@ -59,7 +59,8 @@ class KvCache {
 
   // What another cache must equal to share pages with this one, and whose codes these are.
   ContextIdentity identity() const;
-  const StoredCodes& stored_codes() const { return stored_codes_; }
+  // Hashes the codebooks.
+  StoredCodes stored_codes() const;
   // The pages put so far belong to a stored context from here on.
   void HandOver();
   PageStore* store() const { return store_; }
@@ -98,7 +99,6 @@ class KvCache {
   Status InstallLayer(int layer);
 
   std::shared_ptr<const CodebookSet> codebooks_;  // may be null
-  StoredCodes stored_codes_;
   uint64_t reserved_ = 0;
   mutable std::atomic<bool> missed_page_{false};
   std::unique_ptr<ContextLoad> load_;  // while layers are missing
