@@ -13,6 +13,9 @@ namespace {
 // Pages held at once while a layer attends: bounds memory outside the store's budget.
 constexpr size_t kPagesPerRound = 128;
 
+constexpr int64_t kMaxStepTokens = 64;
+constexpr int64_t kMaxStepScores = int64_t{4} << 20;  // per KV head
+
 Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
   const HeadCache& head = cache.head(0, 0);
   const ScoreSource source = o.policy->score_source();
@@ -28,6 +31,9 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
   }
   if (o.tail == TailMode::kEstimate && source == ScoreSource::kNone) {
     return Status::InvalidArgument("tail=estimate needs a policy with scores (pq, flat)");
+  }
+  if (o.tail == TailMode::kEstimate && !cache.options().value_sums) {
+    return Status::InvalidArgument("tail=estimate needs sums of values, and the cache keeps none");
   }
   const SelectionBudget& b = o.budget;
   if (b.tokens < 0 || !(b.ratio >= 0 && b.ratio <= 1) || !(b.mass >= 0 && b.mass <= 1) ||
@@ -108,24 +114,44 @@ HeadStepConfig CacheAttention::ConfigFor(int layer) const {
   return config;
 }
 
+int64_t CacheAttention::MaxStepTokens(int64_t context) const {
+  if (options_.sliding_window > 0) return 1;
+  const KvCacheOptions& kept = cache_->options();
+  const int64_t group = options_.heads / kept.kv_heads;
+  const int64_t fit = kMaxStepScores / std::max<int64_t>(1, group * context);
+  return std::max<int64_t>(1, std::min({kMaxStepTokens, int64_t{kept.local_window} / 4, fit}));
+}
+
 Status CacheAttention::Decode(const AttentionInput& input, float* out) {
-  PQCACHE_CHECK(input.n == 1 && input.positions[0] == cache_->tokens(input.layer),
-                "one row that continues the cache");
-  PQCACHE_RETURN_IF_ERROR(cache_->Append(input.layer, 1, input.keys, input.values));
-  if (input.layer == 0) ++decoded_;
+  PQCACHE_CHECK(input.positions[0] == cache_->tokens(input.layer), "rows continue the cache");
+  PQCACHE_RETURN_IF_ERROR(cache_->Append(input.layer, input.n, input.keys, input.values));
   const HeadStepConfig config = ConfigFor(input.layer);
   const int kv_heads = cache_->options().kv_heads;
   const int group = options_.heads / kv_heads;
   const int64_t group_size = int64_t{group} * cache_->options().page.dim;
+  const int64_t head_size = input.n * group_size;
+  queries_.resize(static_cast<size_t>(kv_heads * head_size));
+  outputs_.resize(queries_.size());
   pool_->Run(kv_heads, [&](int64_t h) {
-    steps_[h].Begin(config, cache_->head(input.layer, static_cast<int>(h)), group,
-                    input.queries + h * group_size);
+    float* queries = queries_.data() + h * head_size;
+    for (int64_t i = 0; i < input.n; ++i) {
+      std::copy_n(input.queries + (i * kv_heads + h) * group_size, group_size,
+                  queries + i * group_size);
+    }
+    steps_[h].Begin(config, cache_->head(input.layer, static_cast<int>(h)),
+                    static_cast<int>(input.n), group, queries);
   });
   PrefetchNextLayer(input.layer);
   PQCACHE_RETURN_IF_ERROR(ReadAndAdd(input.layer));
   pool_->Run(kv_heads, [&](int64_t h) {
-    steps_[h].Finish(out + h * group_size, &stats_.at(input.layer, static_cast<int>(h)));
+    float* outputs = outputs_.data() + h * head_size;
+    steps_[h].Finish(outputs, &stats_.at(input.layer, static_cast<int>(h)));
+    for (int64_t i = 0; i < input.n; ++i) {
+      std::copy_n(outputs + i * group_size, group_size, out + (i * kv_heads + h) * group_size);
+    }
   });
+  if (input.n > 1) return Status::Ok();
+  if (input.layer == 0) ++decoded_;
   if (options_.shadow_every > 0 && decoded_ % options_.shadow_every == 0) {
     return Shadow(input, config, out);
   }

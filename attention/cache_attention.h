@@ -21,7 +21,7 @@ struct CacheAttentionOptions {
   bool per_head = false;
   TailMode tail = TailMode::kDrop;
   int dense_layers = 0;        // the first so many layers attend exactly
-  int shadow_every = 0;        // every n-th decode step is judged against exact attention; 0: none
+  int shadow_every = 0;        // every n-th step of one token is judged by exact attention; 0: none
   int64_t sliding_window = 0;  // of the model
 };
 
@@ -31,8 +31,13 @@ class CacheAttention : public AttentionBackend {
   static Result<std::unique_ptr<CacheAttention>> Create(CacheAttentionOptions options,
                                                         KvCache* cache, ThreadPool* pool);
 
-  // Rows of the next calls are a chunk of the prompt (true, exact) or one token (false).
+  // Rows of the next calls are a chunk of the prompt (true, exact) or the tokens of one decode step
+  // (false): they select together, at most MaxStepTokens of them.
   void set_prefill(bool prefill) { prefill_ = prefill; }
+
+  // With so many tokens in the cache. Keeps three quarters of the window in front of every token of
+  // a step, and the scores of a step in 16 MiB per KV head.
+  int64_t MaxStepTokens(int64_t context) const;
 
   Status Attend(const AttentionInput& input, float* out) override;
 
@@ -56,8 +61,9 @@ class CacheAttention : public AttentionBackend {
   ThreadPool* pool_;
   std::unique_ptr<SelectionPolicy> exact_;
   bool prefill_ = true;
-  int64_t decoded_ = 0;          // tokens
-  std::vector<HeadStep> steps_;  // [Hkv]
+  int64_t decoded_ = 0;                   // tokens
+  std::vector<HeadStep> steps_;           // [Hkv]
+  std::vector<float> queries_, outputs_;  // [Hkv, N, G, D] of the running step
   std::vector<PageRead> reads_;
   std::vector<std::vector<PageKey>> wanted_;          // [layers], pages of the last decode step
   std::vector<float> rounded_keys_, rounded_values_;  // [N, Hkv, D]

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "attention/sliding_window.h"
+#include "pqcache/base/check.h"
 #include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
@@ -24,18 +25,22 @@ RowFormat PageFormat(const PageShape& shape) {
 
 }  // namespace
 
-void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int g,
+void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
                      const float* queries) {
+  const bool in_window = n <= head.tokens() - head.paged_tokens();
+  PQCACHE_CHECK(n == 1 || (config.sliding_window == 0 && in_window),
+                "tokens of one step lie in the window, the model has no sliding one");
   config_ = config;
   head_ = &head;
   queries_ = queries;
-  g_ = g;
+  n_ = n;
+  g_ = n * g;
   dim_ = head.page_shape().dim;
   scale_ = 1.0f / std::sqrt(static_cast<float>(dim_));
   visible_ = FirstVisible(head.tokens() - 1, config.sliding_window);
   end_ = head.paged_tokens();
   begin_ = std::min(end_, std::max(head.sink_tokens(), visible_));
-  state_.Reset(g, dim_);
+  state_.Reset(g_, dim_);
   AddAlways();
   Select();
   CollectPages();
@@ -50,9 +55,20 @@ void HeadStep::AddAlways() {
   };
   add(head_->sinks());
   for (const RowBlock& block : head_->window()) add(block);
-  state_.AddRows(MemoryFormat(*head_), rows_, queries_, scale_);
+  const std::span<const uint8_t* const> rows(rows_);
+  const size_t common = rows.size() - static_cast<size_t>(n_ - 1);
+  state_.AddRows(MemoryFormat(*head_), rows.first(common), queries_, scale_);
+  for (int i = 1; i < n_; ++i) AddNewest(i, rows.subspan(common, static_cast<size_t>(i)));
   always_lse_.resize(static_cast<size_t>(g_));
   for (int g = 0; g < g_; ++g) always_lse_[static_cast<size_t>(g)] = state_.Lse(g);
+}
+
+// Rows that only the later tokens of the step may see, for its token i.
+void HeadStep::AddNewest(int i, std::span<const uint8_t* const> rows) {
+  const int group = g_ / n_;
+  single_.Reset(group, dim_);
+  single_.AddRows(MemoryFormat(*head_), rows, queries_ + int64_t{i} * group * dim_, scale_);
+  for (int g = 0; g < group; ++g) state_.Merge(single_, g, i * group + g);
 }
 
 void HeadStep::Select() {

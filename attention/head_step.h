@@ -1,7 +1,8 @@
 #pragma once
 
-// One decode step of one KV head: the G query heads that share its keys. The steps of a layer run
-// in phases so that page reads of all heads can be batched:
+// One decode step of one KV head: the queries of the newest N tokens (mostly one), each of the G
+// query heads that share its keys. All of them select together. The steps of a layer run in phases
+// so that page reads of all heads can be batched:
 //   Begin       sinks and window attended, candidates scored, tokens selected;
 //   AddPages    rows of selected tokens that lie in the pages read;
 //   Finish      rows in the open page, the estimate for the rest, the normalised output.
@@ -34,25 +35,28 @@ struct HeadStepConfig {
 
 class HeadStep {
  public:
-  // `head` must not change until Finish. queries: [G, D], read until Finish.
-  void Begin(const HeadStepConfig& config, const HeadCache& head, int g, const float* queries);
+  // `head` must not change until Finish. queries: [N, G, D], read until Finish. N > 1 needs all of
+  // the tokens in the head's window, and a model without a sliding window.
+  void Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
+             const float* queries);
 
   // Full pages that hold selected tokens: ascending, unique.
   const std::vector<int64_t>& pages() const { return pages_; }
   // Pages in ascending order, continuing from the last call.
   void AddPages(std::span<const PageRead> pages);
 
-  // out: [G, D].
+  // out: [N, G, D].
   void Finish(float* out, HeadStats* stats);
 
   // For judging the step: candidates are tokens [begin, end); selected positions are relative to
-  // begin, one list for the group or one per query head.
+  // begin, one list for all queries or one per query g of [N, G].
   int64_t candidates_begin() const { return begin_; }
   int64_t candidates_end() const { return end_; }
   const std::vector<int64_t>& selected(int g) const { return selected_[per_head_ ? g : 0]; }
 
  private:
   void AddAlways();
+  void AddNewest(int i, std::span<const uint8_t* const> rows);
   void Select();
   void CollectPages();
   void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first);
@@ -63,7 +67,7 @@ class HeadStep {
   const HeadCache* head_ = nullptr;
   const KeyIndex* index_ = nullptr;  // null: nothing is scored
   const float* queries_ = nullptr;
-  int g_ = 0, dim_ = 0;
+  int n_ = 0, g_ = 0, dim_ = 0;  // g_: queries, N * G
   float scale_ = 0;
   bool per_head_ = false, use_code_logits_ = false;
   int64_t visible_ = 0;          // first token that the sliding window lets through

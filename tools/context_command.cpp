@@ -95,6 +95,7 @@ class ContextCommand : public Command {
     attention::CacheAttentionOptions exact = attention::ExactAttention();
     PQCACHE_ASSIGN_OR_RETURN(attention::SessionStorage kept,
                              attention_.StorageFor({exact}, store_.get()));
+    kept.value_sums = true;
     if (!attention_.codebooks.empty()) {
       PQCACHE_ASSIGN_OR_RETURN(kept.codebooks, LoadCodebooks(attention_.codebooks));
     }

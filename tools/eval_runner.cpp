@@ -89,7 +89,7 @@ Result<std::string> EvalRunner::Answer(attention::Session* session, const TaskSa
                                        EvalResult* result) const {
   std::vector<float> logits;
   const Stopwatch start;
-  for (int64_t token : sample.question) PQCACHE_RETURN_IF_ERROR(session->Step(token, &logits));
+  PQCACHE_RETURN_IF_ERROR(session->Ask(sample.question, &logits));
   result->first_ms += start.milliseconds();
   const Stopwatch decode_start;
   // Decoded after the question and cut off behind it: a decoder may treat the first token of a

@@ -163,10 +163,7 @@ class GenerateCommand : public Command {
 
   // Runs the prompt: exactly, or under the policy behind a stored context.
   Status RunPrompt(attention::ResumableSession* session, std::vector<float>* logits) {
-    if (!context_.empty()) {
-      for (int64_t token : tokens_) PQCACHE_RETURN_IF_ERROR(session->Step(token, logits));
-      return Status::Ok();
-    }
+    if (!context_.empty()) return session->Ask(tokens_, logits);
     ProgressBar bar("prefill");
     return session->Prefill(tokens_, 1, logits, [&](double done) { bar.Update(done); });
   }

@@ -156,10 +156,12 @@ Result<attention::SessionStorage> AttentionFlags::StorageFor(
   storage.local_window = static_cast<int>(local_window);
   storage.page_tokens = static_cast<int>(page_tokens);
   storage.tenant = TenantOf(cache_salt);
+  storage.value_sums = false;
   bool codes = false;
   for (const attention::CacheAttentionOptions& policy : policies) {
     codes = codes || policy.policy->score_source() == ScoreSource::kCodes;
     storage.keep_keys = storage.keep_keys || policy.policy->score_source() == ScoreSource::kKeys;
+    storage.value_sums = storage.value_sums || policy.tail == attention::TailMode::kEstimate;
   }
   storage.value_only_pages = policies.size() == 1 && policies.front().policy->codes_only();
   if (codes) {

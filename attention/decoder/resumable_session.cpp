@@ -28,7 +28,7 @@ Result<std::unique_ptr<ResumableSession>> ResumableSession::Create(
 
 Status ResumableSession::Prefill(std::span<const int64_t> tokens, int64_t logit_rows,
                                  std::vector<float>* logits, const PrefillProgress& progress) {
-  PQCACHE_CHECK(stepped_.empty(), "prefill comes before the first step");
+  PQCACHE_CHECK(asked_.empty(), "prefill comes before the first step");
   PQCACHE_RETURN_IF_ERROR(
       Run([&](Session* s) { return s->Prefill(tokens, logit_rows, logits, progress); }));
   exact_.insert(exact_.end(), tokens.begin(), tokens.end());
@@ -36,8 +36,12 @@ Status ResumableSession::Prefill(std::span<const int64_t> tokens, int64_t logit_
 }
 
 Status ResumableSession::Step(int64_t token, std::vector<float>* logits) {
-  PQCACHE_RETURN_IF_ERROR(Run([&](Session* s) { return s->Step(token, logits); }));
-  stepped_.push_back(token);
+  return Ask({&token, 1}, logits);
+}
+
+Status ResumableSession::Ask(std::span<const int64_t> tokens, std::vector<float>* logits) {
+  PQCACHE_RETURN_IF_ERROR(Run([&](Session* s) { return s->Ask(tokens, logits); }));
+  asked_.emplace_back(tokens.begin(), tokens.end());
   return Status::Ok();
 }
 
@@ -57,6 +61,7 @@ Status ResumableSession::StartOver(const Status& why) {
   const bool reachable = why.code() != StatusCode::kIoError;
   session_ = nullptr;
   SessionStorage storage = options_.storage;
+  storage.value_sums = true;  // on_recomputed may save it
   if (!reachable || memory_ != nullptr) {
     if (memory_ == nullptr) memory_ = options_.make_memory_store();
     storage.store = memory_.get();
@@ -68,7 +73,7 @@ Status ResumableSession::StartOver(const Status& why) {
     if (reachable && options_.on_recomputed) options_.on_recomputed(session_.get());
   }
   if (!exact_.empty()) PQCACHE_RETURN_IF_ERROR(session_->Prefill(exact_, 0, &logits));
-  for (int64_t token : stepped_) PQCACHE_RETURN_IF_ERROR(session_->Step(token, &logits));
+  for (const auto& tokens : asked_) PQCACHE_RETURN_IF_ERROR(session_->Ask(tokens, &logits));
   return Status::Ok();
 }
 

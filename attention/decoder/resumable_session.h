@@ -44,6 +44,7 @@ class ResumableSession {
   Status Prefill(std::span<const int64_t> tokens, int64_t logit_rows, std::vector<float>* logits,
                  const PrefillProgress& progress = {});
   Status Step(int64_t token, std::vector<float>* logits);
+  Status Ask(std::span<const int64_t> tokens, std::vector<float>* logits);
 
   // Another one after a recomputation.
   Session* session() const { return session_.get(); }
@@ -62,9 +63,9 @@ class ResumableSession {
   ResumableOptions options_;
   std::unique_ptr<PageStore> memory_;  // instead of a store out of reach
   std::unique_ptr<Session> session_;
-  std::vector<int64_t> prefix_;   // tokens of the stored prefix
-  std::vector<int64_t> exact_;    // prefilled behind it
-  std::vector<int64_t> stepped_;  // and then decoded under the policy
+  std::vector<int64_t> prefix_;              // tokens of the stored prefix
+  std::vector<int64_t> exact_;               // prefilled behind it
+  std::vector<std::vector<int64_t>> asked_;  // and then decoded under the policy, by call
   int recomputations_ = 0;
 };
 

@@ -30,6 +30,7 @@ KvCacheOptions CacheOptions(const Decoder& decoder, const SessionStorage& storag
   options.n_sink = storage.n_sink;
   options.local_window = storage.local_window;
   options.keep_keys = storage.keep_keys;
+  options.value_sums = storage.value_sums;
   options.context = NewContextId(storage.tenant, decoder.fingerprint());
   return options;
 }
@@ -117,9 +118,17 @@ Status Session::Prefill(std::span<const int64_t> tokens, int64_t logit_rows,
   return Status::Ok();
 }
 
-Status Session::Step(int64_t token, std::vector<float>* logits) {
+Status Session::Step(int64_t token, std::vector<float>* logits) { return Ask({&token, 1}, logits); }
+
+Status Session::Ask(std::span<const int64_t> tokens, std::vector<float>* logits) {
   attention_->set_prefill(false);
-  return Run({&token, 1}, 1, logits);
+  while (!tokens.empty()) {
+    const auto n = std::min(tokens.size(), static_cast<size_t>(attention_->MaxStepTokens(tokens_)));
+    const bool last = n == tokens.size();
+    PQCACHE_RETURN_IF_ERROR(Run(tokens.first(n), last ? 1 : 0, logits));
+    tokens = tokens.subspan(n);
+  }
+  return Status::Ok();
 }
 
 Status Session::Run(std::span<const int64_t> tokens, int64_t logit_rows,

@@ -26,6 +26,7 @@ struct SessionStorage {
   int local_window = 256;
   int page_tokens = 64;
   bool keep_keys = false;
+  bool value_sums = true;
   bool value_only_pages = false;
   Fingerprint tenant;  // whose pages these are (TenantOf)
 };
@@ -58,6 +59,10 @@ class Session {
   Result<bool> Save(const std::string& name, std::span<const int64_t> tokens);
   // Runs one token under the policy; logits [vocab] predict the next.
   Status Step(int64_t token, std::vector<float>* logits);
+  // Runs a question about the tokens so far under the policy, in as few steps as
+  // CacheAttention::MaxStepTokens allows; the tokens of a step share one selection of the budget's
+  // size. logits [vocab] are the last token's.
+  Status Ask(std::span<const int64_t> tokens, std::vector<float>* logits);
 
   int64_t tokens() const { return tokens_; }
   const KvCache& cache() const { return *cache_; }

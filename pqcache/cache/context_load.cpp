@@ -24,10 +24,10 @@ class HeadReader {
     first_ = reads->size();
     const ContextManifest& m = prefix_.manifest;
     const int64_t page_tokens = m.identity.page.page_tokens;
-    // Blocks with sinks are summed up from their rows.
-    const int64_t sinks =
-        std::min(prefix_.tokens, (int64_t{options_.n_sink} + kValueBlockTokens - 1) /
-                                     kValueBlockTokens * kValueBlockTokens);
+    int64_t sinks = options_.n_sink;
+    if (options_.value_sums) {  // blocks with sinks are summed up from their rows
+      sinks = (sinks + kValueBlockTokens - 1) / kValueBlockTokens * kValueBlockTokens;
+    }
     const int64_t needed = HeadCache::FirstRowNeeded(options_, prefix_.tokens);
     for (int64_t page = 0; page * page_tokens < prefix_.tokens; ++page) {
       const bool wanted =
@@ -38,7 +38,9 @@ class HeadReader {
     const int64_t paged = std::max<int64_t>(0, prefix_.tokens - options_.local_window);
     if (options_.codebook != nullptr) AddKind(PageKind::kCodes, paged, kCodesPerPage, reads);
     sums_ = reads->size();
-    AddKind(PageKind::kValueSums, paged / kValueBlockTokens, kSumsPerPage, reads);
+    if (options_.value_sums) {
+      AddKind(PageKind::kValueSums, paged / kValueBlockTokens, kSumsPerPage, reads);
+    }
     end_ = reads->size();
   }
 

@@ -1,8 +1,9 @@
 #pragma once
 
 // Reads a stored context back layer by layer on a thread of its own, so that the first layers can
-// be used while later ones are still being read: codes, value sums, and the rows of sinks, window
-// and open page. All other rows stay in the store and are read when attention wants them.
+// be used while later ones are still being read: codes, value sums where they are kept, and the
+// rows of sinks, window and open page. All other rows stay in the store and are read when attention
+// wants them.
 //
 // TakeLayer may be called from one thread at a time. The store is borrowed.
 

@@ -128,6 +128,9 @@ Status CheckSavable(const KvCache& cache, size_t tokens) {
   if (o.page.layout != PageLayout::kKeyValue) {
     return Status::Unsupported("a context without exact keys in its pages cannot be stored");
   }
+  if (!o.value_sums) {
+    return Status::InvalidArgument("the cache keeps no sums of values, expected them for saving");
+  }
   for (int layer = 0; layer < o.layers; ++layer) {
     if (cache.tokens(layer) != static_cast<int64_t>(tokens) || tokens == 0) {
       return Status::InvalidArgument(

@@ -40,8 +40,9 @@ HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCac
 
 int64_t HeadCache::FirstRowNeeded(const HeadCacheOptions& options, int64_t tokens) {
   const int64_t paged = std::max<int64_t>(0, tokens - options.local_window);
-  return std::min(paged / options.page.page_tokens * options.page.page_tokens,
-                  paged / kValueBlockTokens * kValueBlockTokens);
+  const int64_t open_page = paged / options.page.page_tokens * options.page.page_tokens;
+  if (!options.value_sums) return open_page;
+  return std::min(open_page, paged / kValueBlockTokens * kValueBlockTokens);
 }
 
 HeadCache::HeadCache(HeadCacheOptions options, StoredHead stored) : HeadCache(std::move(options)) {
@@ -60,7 +61,7 @@ HeadCache::HeadCache(HeadCacheOptions options, StoredHead stored) : HeadCache(st
   for (int64_t t = open; t < paged_tokens_; ++t) {
     std::memcpy(open_page_.data() + (t - open) * row_bytes_, stored.row(t), row_bytes_);
   }
-  RestoreSums(stored);
+  if (options_.value_sums) RestoreSums(stored);
   if (codes_ != nullptr) codes_->AppendPacked(paged_tokens_, stored.codes.data());
   if (keys_ == nullptr) return;
   std::vector<float> key(static_cast<size_t>(options_.page.dim));
@@ -120,8 +121,10 @@ void HeadCache::Retire(const uint8_t* row, int64_t position, std::vector<PageWri
   floats.resize(floats.size() + dim);
   LoadRow(row, shape.dim, shape.dtype, floats.data() + floats.size() - dim);
 
-  value_sums_.Resize(static_cast<size_t>(position / kValueBlockTokens + 1) * dim);
-  AddToSum(row, position);
+  if (options_.value_sums) {
+    value_sums_.Resize(static_cast<size_t>(position / kValueBlockTokens + 1) * dim);
+    AddToSum(row, position);
+  }
   ++paged_tokens_;
   if (in_page + 1 == shape.page_tokens) {
     const PageKey key = page_key(page);

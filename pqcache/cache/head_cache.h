@@ -2,7 +2,7 @@
 
 // Keys and values of one layer and KV head: the first `n_sink` tokens and the newest
 // `local_window` tokens as exact rows in memory; every older token as a row of a page, as an entry
-// of the index (codes, keys, both or neither) and in its page's sum of values.
+// of the index (codes, keys, both or neither) and, if wanted, in its block's sum of values.
 //
 // Full pages may belong to other contexts: those that a fork or a stored context shares with this
 // one. Pages that fill up here are put under the cache's own context.
@@ -33,6 +33,7 @@ struct HeadCacheOptions {
   PageKey first_page;                            // context, layer and head
   std::shared_ptr<const HeadCodebook> codebook;  // null: no codes
   bool keep_keys = false;                        // hold float32 keys of the paged tokens
+  bool value_sums = true;                        // hold sums of values
 };
 
 // Rows [first, first + count) in memory, `stride` bytes apart; valid until the next Append.
@@ -46,11 +47,12 @@ struct RowBlock {
 struct StoredHead {
   int64_t tokens = 0;
   std::vector<PageOwner> owners;  // of the full pages
-  // Row of a token. Needed: the blocks of kValueBlockTokens that hold sinks, and everything from
-  // FirstRowNeeded on; with keep_keys all rows.
+  // Row of a token. Needed: the sinks, with value_sums all of their blocks of kValueBlockTokens,
+  // and everything from FirstRowNeeded on; with keep_keys all rows.
   std::function<const uint8_t*(int64_t position)> row;
-  std::span<const uint8_t> codes;     // [tokens, bytes_per_key], packed; empty without a codebook
-  std::span<const float> value_sums;  // [tokens / kValueBlockTokens, D], over all tokens of a block
+  std::span<const uint8_t> codes;  // [tokens, bytes_per_key], packed; empty without a codebook
+  // [tokens / kValueBlockTokens, D], over all tokens of a block; empty without value_sums.
+  std::span<const float> value_sums;
 };
 
 class HeadCache {
@@ -92,8 +94,8 @@ class HeadCache {
   const PqIndex* codes() const { return codes_.get(); }
   const std::shared_ptr<const HeadCodebook>& shared_codebook() const { return options_.codebook; }
   const KeyIndex* keys() const { return keys_.get(); }
-  // Sum [D] over the paged tokens of a block of kValueBlockTokens that are no sinks, and their
-  // number.
+  // Sum [D] over the paged tokens of a block of kValueBlockTokens that are no sinks (needs
+  // value_sums), and their number.
   const float* value_sum(int64_t block) const { return &value_sums_[block * options_.page.dim]; }
   int64_t value_count(int64_t block) const;
 

@@ -103,6 +103,7 @@ HeadCacheOptions KvCache::HeadOptions(int layer, int head) const {
   h.n_sink = options_.n_sink;
   h.local_window = options_.local_window;
   h.keep_keys = options_.keep_keys;
+  h.value_sums = options_.value_sums;
   h.first_page = {options_.context, layer, head, 0};
   if (codebooks_ != nullptr) {
     h.codebook = std::shared_ptr<const HeadCodebook>(codebooks_, &codebooks_->head(layer, head));

@@ -29,6 +29,7 @@ struct KvCacheOptions {
   int n_sink = 16;
   int local_window = 256;
   bool keep_keys = false;  // hold float32 keys in memory, for policies that score exact keys
+  bool value_sums = true;  // hold sums of values, for the tail estimate and for ContextSave
   ContextId context;       // whose pages these are; unique in the store
 };
 

@@ -17,6 +17,7 @@ namespace {
 
 using testing::ExactHead;
 using testing::ExactRow;
+using testing::kAll;
 using testing::MaxDifference;
 using testing::RandomSequence;
 using testing::Rig;
@@ -99,6 +100,96 @@ TEST(CacheAttentionSelection, SelectsTheBestTokensByCount) {
     ExpectOracleForAll({.tokens = k}, TailMode::kDrop);
   }
   ExpectOracleForAll({.ratio = 0.13}, TailMode::kDrop);
+}
+
+// The k candidates with the largest share of the mass of any query head of any of the tokens.
+std::vector<int64_t> BestTogether(const std::vector<StepOracle>& tokens, int64_t k) {
+  const Split& split = tokens[0].split;
+  std::vector<std::pair<double, int64_t>> shares;  // negative, so that the best comes first
+  for (int64_t i = split.begin; i < split.end; ++i) {
+    double best = 0;
+    for (const StepOracle& oracle : tokens) {
+      for (int g = 0; g < oracle.group(); ++g) {
+        best =
+            std::max(best, std::exp(oracle.Logit(oracle.scored, g, i)) / oracle.CandidateMass(g));
+      }
+    }
+    shares.emplace_back(-best, i);
+  }
+  std::sort(shares.begin(), shares.end());
+  std::vector<int64_t> chosen;
+  for (int64_t i = 0; i < std::min(k, split.end - split.begin); ++i) {
+    chosen.push_back(shares[static_cast<size_t>(i)].second);
+  }
+  return chosen;
+}
+
+TEST(CacheAttentionSelection, TokensOfAStepSelectTogetherAndAttendCausally) {
+  constexpr int64_t kFirst = 170, kLast = 176;  // a quarter of the window
+  for (const int group : {1, 4}) {
+    const Layers layers = {RandomSequence(8, kLast, 2 * group, 2, 32)};
+    const Sequence& s = layers[0];
+    for (const int64_t k : {0, 9, 200}) {
+      SCOPED_TRACE("group " + std::to_string(group) + ", " + std::to_string(k) + " tokens");
+      Rig rig(&layers, SmallSplit("flat", {.tokens = k}));
+      rig.Prefill(0, kFirst);
+      const std::vector<float> out = rig.DecodeTogether(kFirst, kLast);
+      const Split split = rig.SplitAt(kLast - 1);
+      for (int h = 0; h < s.kv_heads; ++h) {
+        std::vector<StepOracle> oracles;
+        for (int64_t t = kFirst; t < kLast; ++t) oracles.push_back({s, s, t, h, split});
+        const std::vector<int64_t> chosen = BestTogether(oracles, k);
+        for (const StepOracle& oracle : oracles) {
+          for (int g = 0; g < group; ++g) {
+            const auto row = static_cast<int>(oracle.t - kFirst) * s.heads;
+            EXPECT_LT(MaxDifference(HeadOf(out, s, row + h * group + g), oracle.Attend(g, chosen)),
+                      1e-5)
+                << "token " << oracle.t << " head " << h << " query head " << g;
+          }
+        }
+      }
+      EXPECT_EQ(rig.stats().Total().steps, s.kv_heads);
+    }
+  }
+}
+
+TEST(CacheAttentionSelection, TheTailJoinsForEveryTokenOfAStep) {
+  const Layers layers = {RandomSequence(9, 156, 4, 2, 32)};
+  const Sequence& s = layers[0];
+  RigOptions options = SmallSplit("flat", {.tokens = 9});
+  options.attention.tail = TailMode::kEstimate;
+  Rig rig(&layers, options);
+  rig.Prefill(0, 150);
+  const std::vector<float> out = rig.DecodeTogether(150, 156);
+  for (int h = 0; h < s.kv_heads; ++h) {
+    std::vector<StepOracle> oracles;
+    for (int64_t t = 150; t < 156; ++t) oracles.push_back({s, s, t, h, rig.SplitAt(155)});
+    const std::vector<int64_t> chosen = BestTogether(oracles, 9);
+    for (const StepOracle& oracle : oracles) {
+      for (int g = 0; g < s.group(); ++g) {
+        const auto row = static_cast<int>(oracle.t - 150) * s.heads;
+        EXPECT_LT(MaxDifference(
+                      HeadOf(out, s, row + h * s.group() + g),
+                      oracle.AttendWithTail(g, chosen, options.cache.n_sink, kValueBlockTokens)),
+                  1e-5);
+      }
+    }
+  }
+}
+
+TEST(CacheAttentionSelection, AStepTakesAQuarterOfTheWindowAndFewerOfALongContext) {
+  const Layers layers = {RandomSequence(1, 8, 4, 2, 32)};
+  RigOptions options = SmallSplit("flat", kAll);
+  EXPECT_EQ(Rig(&layers, options).attention().MaxStepTokens(0), 6);
+  options.attention.sliding_window = 100;
+  EXPECT_EQ(Rig(&layers, options).attention().MaxStepTokens(0), 1);
+  options.attention.sliding_window = 0;
+  options.cache.local_window = 1000;
+  EXPECT_EQ(Rig(&layers, options).attention().MaxStepTokens(1 << 15), 64);
+  EXPECT_EQ(Rig(&layers, options).attention().MaxStepTokens(1 << 20), 2);
+  EXPECT_EQ(Rig(&layers, options).attention().MaxStepTokens(1 << 24), 1);
+  options.cache.local_window = 1;
+  EXPECT_EQ(Rig(&layers, options).attention().MaxStepTokens(0), 1);
 }
 
 TEST(CacheAttentionSelection, SelectsTheBestTokensInsideASlidingWindow) {

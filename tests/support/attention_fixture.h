@@ -267,6 +267,11 @@ class Rig {
     return Attend(begin, end).value();
   }
   std::vector<float> Decode(int64_t t) { return TryDecode(t).value(); }
+  // Tokens [begin, end) in one step.
+  std::vector<float> DecodeTogether(int64_t begin, int64_t end) {
+    attention_->set_prefill(false);
+    return Attend(begin, end).value();
+  }
   Result<std::vector<float>> TryDecode(int64_t t) {
     attention_->set_prefill(false);
     return Attend(t, t + 1);
@@ -274,6 +279,7 @@ class Rig {
 
   KvCache& cache() { return *cache_; }
   PageStore& store() { return *store_; }
+  const attention::CacheAttention& attention() const { return *attention_; }
   const attention::AttentionStats& stats() const { return attention_->stats(); }
   Split SplitAt(int64_t t) const {
     return {t + 1, options_.cache.n_sink, options_.cache.local_window,

@@ -83,6 +83,26 @@ TEST_F(SessionTest, ForkContinuesLikeASessionOfItsOwn) {
   EXPECT_EQ(parent->tokens(), 60);
 }
 
+TEST_F(SessionTest, AskingIsSteppingWhereEverythingIsAttended) {
+  for (const CacheAttentionOptions& options : {ExactAttention(), Flat(1000)}) {
+    const auto asked = Start(options);
+    const auto stepped = Start(options);
+    std::vector<float> found, expected;
+    for (const auto& session : {asked.get(), stepped.get()}) {
+      ASSERT_OK(session->Prefill(tokens_, 0, nullptr));
+    }
+    const std::vector<int64_t> question = {3, 1, 4, 1, 5, 9, 2, 6, 5};
+    ASSERT_OK(asked->Ask(question, &found));
+    for (int64_t token : question) ASSERT_OK(stepped->Step(token, &expected));
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-4);
+    EXPECT_EQ(asked->tokens(), 69);
+    // Two tokens at a time: a quarter of the window.
+    const HeadStats asked_stats = asked->stats().Total(), stepped_stats = stepped->stats().Total();
+    EXPECT_EQ(asked_stats.steps * 9, stepped_stats.steps * 5);
+  }
+}
+
 TEST_F(SessionTest, RefusesWhatTheModelCannotRun) {
   const auto session = Start(ExactAttention());
   std::vector<float> logits;

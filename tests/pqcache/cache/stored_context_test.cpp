@@ -33,7 +33,8 @@ class StoredContext : public ::testing::Test {
     for (size_t t = 0; t < tokens_.size(); ++t) tokens_[t] = static_cast<int64_t>(t * 31 % 97);
   }
 
-  std::unique_ptr<KvCache> NewCache(int n_sink = 3, int local_window = 20, bool keep_keys = true) {
+  std::unique_ptr<KvCache> NewCache(int n_sink = 3, int local_window = 20, bool keep_keys = true,
+                                    bool value_sums = true) {
     KvCacheOptions options;
     options.layers = kLayers;
     options.kv_heads = kHeads;
@@ -41,6 +42,7 @@ class StoredContext : public ::testing::Test {
     options.n_sink = n_sink;
     options.local_window = local_window;
     options.keep_keys = keep_keys;
+    options.value_sums = value_sums;
     options.context = NewContextId(tenant_, FingerprintOf("model"));
     return std::move(*KvCache::Create(options, codebooks_, &store_, &pool_));
   }
@@ -153,6 +155,31 @@ TEST_F(StoredContext, ServesOtherSinksAndWindowsAndAnyPrefix) {
       EXPECT_EQ(v1, v2);
     }
   }
+}
+
+TEST_F(StoredContext, WithoutValueSumsOpeningReadsJustCodesSinksWindowAndOpenPage) {
+  const auto computed = Computed(333);
+  ASSERT_TRUE(Save(computed.get(), "c", 333));
+  const ContextManifest manifest = *Catalog().Find("c");
+  bool opening = true;
+  store_.loses = [&](const PageKey& key) {
+    if (key.context != manifest.id() || key.kind == PageKind::kCodes || !opening) return false;
+    // Tokens 0 to 2 are sinks, 313 to 332 the window, 304 to 312 lie in the open page.
+    return key.kind != PageKind::kRows || (key.page != 0 && key.page < 304 / 16);
+  };
+  auto found = NewCache(3, 20, false, false);
+  ASSERT_OK(found->BeginLoad({manifest, 333}));
+  ASSERT_OK(found->WaitLayer(kLayers - 1));
+  opening = false;
+  Append(found.get(), 333, 400);
+  Append(computed.get(), 333, 400);
+  std::vector<float> k1(400 * kDim), v1 = k1, k2 = k1, v2 = k1;
+  ASSERT_OK(found->ReadRows(1, 1, 0, 400, k1.data(), v1.data()));
+  ASSERT_OK(computed->ReadRows(1, 1, 0, 400, k2.data(), v2.data()));
+  EXPECT_EQ(k1, k2);
+  EXPECT_EQ(v1, v2);
+  ExpectError(ContextSave::Begin(found.get(), "d", Tokens(400)), StatusCode::kInvalidArgument,
+              "the cache keeps no sums of values");
 }
 
 TEST_F(StoredContext, ALongerContextSharesTheBeginning) {
