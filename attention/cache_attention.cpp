@@ -171,8 +171,10 @@ void CacheAttention::PrefetchNextLayer(int layer) {
   }
 }
 
+// Every thread reads for its share of the heads in one batch and goes on with them at once.
 Status CacheAttention::ReadAndAdd(int layer) {
-  const int kv_heads = cache_->options().kv_heads;
+  const int64_t kv_heads = cache_->options().kv_heads;
+  const int64_t parts = std::min<int64_t>(kv_heads, pool_->threads());
   std::vector<size_t> next(static_cast<size_t>(kv_heads), 0);
   std::vector<size_t> bounds(static_cast<size_t>(kv_heads) + 1);
   const size_t share = std::max<size_t>(1, kPagesPerRound / static_cast<size_t>(kv_heads));
@@ -188,15 +190,23 @@ Status CacheAttention::ReadAndAdd(int layer) {
       bounds[i + 1] = reads_.size();
     }
     if (reads_.empty()) return Status::Ok();
-    const Status read = cache_->ReadPages(reads_);
-    if (!read.ok()) {
-      reads_.clear();
-      return read;
-    }
-    pool_->Run(kv_heads, [&](int64_t h) {
-      const auto i = static_cast<size_t>(h);
-      steps_[i].AddPages(std::span(reads_).subspan(bounds[i], bounds[i + 1] - bounds[i]));
+    const auto pages = [&](int64_t first, int64_t last) {
+      const size_t begin = bounds[static_cast<size_t>(first)];
+      return std::span(reads_).subspan(begin, bounds[static_cast<size_t>(last)] - begin);
+    };
+    const Status status = pool_->RunChecked(parts, [&](int64_t part) {
+      const int64_t first = part * kv_heads / parts, last = (part + 1) * kv_heads / parts;
+      const Status read = cache_->ReadPages(pages(first, last));
+      if (!read.ok()) return read;
+      for (int64_t h = first; h < last; ++h) {
+        steps_[static_cast<size_t>(h)].AddPages(pages(h, h + 1));
+      }
+      return Status::Ok();
     });
+    if (!status.ok()) {
+      reads_.clear();
+      return status;
+    }
   }
 }
 

@@ -246,7 +246,7 @@ bool RespPageStore::Accept(const Result<RespReply>& reply, PageRead* read) {
   } else if (!reply->is(Kind::kString)) {
     read->status = Unexpected("read", *reply, "a page").Annotate(name);
   } else {
-    auto page = std::make_shared<PageBytes>(reply->text.size());
+    auto page = std::make_shared<PageBytes>(PageBytes::ForOverwrite(reply->text.size()));
     if (!reply->text.empty()) std::memcpy(page->data(), reply->text.data(), page->size());
     read->status = VerifyPage(page->span(), read->key).Annotate(name + ": resp store");
     if (read->status.ok()) read->page = std::move(page);

@@ -193,12 +193,15 @@ Status RocksDbPageStore::Put(std::span<const PageWrite> pages) {
 
 // A sorted file is written once, synced, and becomes part of the store in one step.
 Status RocksDbPageStore::Impl::Ingest(std::span<const PageWrite> pages) {
+  // Files of their own have no filters: who asks for a page of a context knows that it is there.
   std::map<std::string, const PageWrite*> sorted;  // the last page of a key counts
   for (const PageWrite& write : pages) sorted[EncodePageKey(write.key)] = &write;
   const std::string file = path + "/" + kIngestPrefix + std::to_string(++ingested);
   Status status = Call("write pages", [&] {
     rocksdb::SstFileWriter writer(rocksdb::EnvOptions(), options, /*column_family=*/nullptr,
-                                  /*invalidate_page_cache=*/false);
+                                  /*invalidate_page_cache=*/false,
+                                  rocksdb::Env::IOPriority::IO_TOTAL,
+                                  /*skip_filters=*/true);
     rocksdb::Status s = writer.Open(file);
     for (const auto& [key, write] : sorted) {
       if (s.ok()) s = writer.Put(key, Value(*write));
@@ -233,17 +236,20 @@ void RocksDbPageStore::Impl::ReadBatch(std::span<PageRead> pages) {
     keys[i] = EncodePageKey(pages[i].key);
     slices[i] = keys[i];
   }
+  const bool sorted =
+      std::is_sorted(keys.begin(), keys.begin() + static_cast<int64_t>(pages.size()));
   const Status batch = Call("read", [&] {
     rocksdb::ReadOptions read_options;
     read_options.verify_checksums = true;
     db->MultiGet(read_options, db->DefaultColumnFamily(), pages.size(), slices.data(),
-                 values.data(), statuses.data());
+                 values.data(), statuses.data(), sorted);
     return rocksdb::Status::OK();
   });
   for (size_t i = 0; i < pages.size(); ++i) {
     PageRead& read = pages[i];
     read.page = nullptr;
-    read.status = batch.ok() ? Call("read", [&] { return statuses[i]; }) : batch;
+    read.status =
+        batch.ok() && !statuses[i].ok() ? Call("read", [&] { return statuses[i]; }) : batch;
     if (read.status.ok()) read.status = Accept(values[i], &read);
     values[i].Reset();
     if (!read.status.ok()) read.status = read.status.Annotate(DescribePageKey(read.key));
@@ -253,9 +259,10 @@ void RocksDbPageStore::Impl::ReadBatch(std::span<PageRead> pages) {
 
 // Copies first and verifies the copy: that is the memory which will be used.
 Status RocksDbPageStore::Impl::Accept(const rocksdb::Slice& value, PageRead* read) const {
-  auto page = std::make_shared<PageBytes>(value.size());
+  auto page = std::make_shared<PageBytes>(PageBytes::ForOverwrite(value.size()));
   if (!value.empty()) std::memcpy(page->data(), value.data(), value.size());
-  PQCACHE_RETURN_IF_ERROR(VerifyPage(page->span(), read->key).Annotate("rocksdb store " + path));
+  const Status status = VerifyPage(page->span(), read->key);
+  if (!status.ok()) return status.Annotate("rocksdb store " + path);
   read->page = std::move(page);
   return Status::Ok();
 }

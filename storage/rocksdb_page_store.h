@@ -7,8 +7,8 @@
 // them durable; batches of kIngestBytes and more become a file of their own at once. Every page is
 // verified on every read.
 //
-// Memory: kRocksDbBufferBytes at most for write buffers and blocks of indexes and filters, plus the
-// batches in flight. It is a constant of the tier, not under any memory limit, and not in
+// Memory: kRocksDbBufferBytes at most for write buffers, about 8 bytes a page for the indexes of
+// open files (256 at most), and the batches in flight. It is not under any memory limit, and not in
 // resident_bytes.
 // One process at a time holds the folder.
 
@@ -31,7 +31,7 @@ namespace pqcache::storage {
 // Batches of at least so many bytes skip the write buffer.
 inline constexpr uint64_t kIngestBytes = 1 << 20;
 
-inline constexpr uint64_t kRocksDbBufferBytes = (2 * 32 + 8) << 20;
+inline constexpr uint64_t kRocksDbBufferBytes = 2 * 32 << 20;
 
 class RocksDbPageStore final : public PageStore {
  public:

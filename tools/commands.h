@@ -15,6 +15,7 @@ std::unique_ptr<Command> CreateEvalCommand();
 std::unique_ptr<Command> CreateTokenizeCommand();
 std::unique_ptr<Command> CreateDetokenizeCommand();
 std::unique_ptr<Command> CreateContextCommand();
+std::unique_ptr<Command> CreateBenchCommand();
 std::unique_ptr<Command> CreateInspectCommand();
 std::unique_ptr<Command> CreateDoctorCommand();
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
 
 #include "attention/gemm.h"
@@ -156,6 +158,11 @@ std::optional<Problem> CheckBlasSpeed(double gflops_per_core, bool open_blas) {
     return Problem{what + "the cores are busy or slow", "end other programs and run this again"};
   }
   return Problem{what + "the reference BLAS is loaded", kInstallOpenBlas};
+}
+
+std::string ReadProc(const char* path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
 CpuInfo FindCpu(std::string_view cpuinfo) {

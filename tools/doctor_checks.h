@@ -39,6 +39,9 @@ std::vector<Problem> CheckLibraries(const LoadedLibraries& loaded, const attenti
 double MeasureGflopsPerCore();
 std::optional<Problem> CheckBlasSpeed(double gflops_per_core, bool open_blas);
 
+// Text of a file of /proc; those have no size to ask for. Empty if it cannot be read.
+std::string ReadProc(const char* path);
+
 struct CpuInfo {
   std::string name;                          // may be empty
   std::vector<std::string> present, absent;  // of the instruction sets that some code here can use

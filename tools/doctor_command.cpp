@@ -1,8 +1,6 @@
 // pqcache doctor: what this build runs on, what is wrong with it, and how to mend that.
 
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <thread>
 
 #include "attention/kernels/device_info.h"
@@ -21,12 +19,6 @@ constexpr char kCompiler[] = "clang " __clang_version__;
 #else
 constexpr char kCompiler[] = "g++ " __VERSION__;
 #endif
-
-// Files of /proc have no size to ask for.
-std::string ReadProc(const char* path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 Json List(const std::vector<std::string>& texts) {
   Json list = Json::Array();

@@ -10,6 +10,7 @@ constexpr CommandEntry kCommands[] = {
     {"context", "stored contexts: save, list, show, verify, rm", CreateContextCommand},
     {"check", "compare a policy with exact attention, step by step", CreateCheckCommand},
     {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},
+    {"bench", "speed, beside the alternatives and the machine's ceilings", CreateBenchCommand},
     {"tokenize", "text to token ids", CreateTokenizeCommand},
     {"detokenize", "token ids to text", CreateDetokenizeCommand},
     {"inspect", "describe codebook files, pages and stores, also damaged ones",

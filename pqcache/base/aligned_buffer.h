@@ -22,6 +22,13 @@ class AlignedBuffer {
 
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t size) { Resize(size); }
+  // Of `size` elements without values, to be written before they are read.
+  static AlignedBuffer ForOverwrite(size_t size) {
+    AlignedBuffer buffer;
+    if (size > 0) buffer.Reallocate(size);
+    buffer.size_ = size;
+    return buffer;
+  }
   // The source is empty afterwards.
   AlignedBuffer(AlignedBuffer&& other) noexcept { *this = std::move(other); }
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {

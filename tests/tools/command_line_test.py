@@ -245,6 +245,26 @@ class CommandLine(unittest.TestCase):
         lines = (pathlib.Path(out) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         self.assertEqual(len(lines), 12)
 
+    def test_bench_store(self):
+        done = self.expect(0, "", "bench", "store", "-m", MODEL, "--codebooks", self.codebooks,
+                           "--folder", self.dir.name, "--ctx", "600", "--layers", "2",
+                           "--rounds", "2", "--json")
+        bench = json.loads(done.stdout)
+        self.assertGreater(bench["machine"]["copy_gb_per_second"], 0)
+        rows = {(row["name"], row["store"], row.get("threads")): row for row in bench["rows"]}
+        self.assertGreater(rows["write", "rocksdb", 1]["ratio_to_files"], 0)
+        self.assertGreater(rows["read_scattered", "rocksdb", 1]["mb_per_second"], 0)
+        self.assertGreater(rows["read_one", "rocksdb", None]["p99_us"], 0)
+        decode = [row for row in bench["rows"] if row["name"] == "decode"]
+        self.assertEqual([row["store"] for row in decode], ["memory", "1/4 memory + rocksdb"])
+        self.assertEqual(list(pathlib.Path(self.dir.name).glob("pqcache-bench-*")), [])
+        self.expect(2, "expected store", "bench", "speed")
+        self.expect(2, "--page-tokens is 0, expected 1 to 4096", "bench", "store",
+                    "--page-tokens", "0")
+        self.expect(2, "expected --model and --codebooks together", "bench", "store", "-m", MODEL)
+        self.expect(1, "cannot make a folder in it", "bench", "store", "--folder",
+                    self.path("nowhere"))
+
     def test_stored_contexts(self):
         store = "memory:limit=3M+rocksdb:path=" + self.path("contexts")
         text = self.path("context.txt")

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace pqcache {
 namespace {
@@ -28,6 +29,16 @@ TEST(AlignedBuffer, IsAlignedAndZeroed) {
     for (const float v : floats.span()) EXPECT_EQ(v, 0.0f);
     for (const uint8_t v : bytes.span()) EXPECT_EQ(v, 0);
   }
+}
+
+TEST(AlignedBuffer, ForOverwriteHasTheSizeAndGrowsWithZeroes) {
+  AlignedBuffer<int> buffer = AlignedBuffer<int>::ForOverwrite(3);
+  EXPECT_EQ(buffer.size(), 3u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+  for (int i = 0; i < 3; ++i) buffer[static_cast<size_t>(i)] = i + 1;
+  buffer.Resize(5);
+  EXPECT_EQ(std::vector<int>(buffer.data(), buffer.data() + 5), (std::vector<int>{1, 2, 3, 0, 0}));
+  EXPECT_EQ(AlignedBuffer<int>::ForOverwrite(0).size(), 0u);
 }
 
 TEST(AlignedBuffer, StartsEmpty) {

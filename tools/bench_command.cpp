@@ -1,0 +1,119 @@
+// pqcache bench: speed, beside the strongest alternative in the same run and the machine's
+// ceilings.
+
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include "tools/bench_decode.h"
+#include "tools/bench_machine.h"
+#include "tools/bench_store.h"
+#include "tools/commands.h"
+#include "tools/model_flags.h"
+
+namespace pqcache::tools {
+namespace {
+
+class BenchCommand : public Command {
+ public:
+  void Declare(Flags* flags) override {
+    flags->Positional("what", &what_, "store");
+    model_.Declare(flags);
+    flags->Text("--codebooks", &codebooks_, "with a model: also measures its decoding");
+    flags->Number("--attn-ratio", &ratio_, "share of the context that a decode step selects");
+    flags->Text("--folder", &options_.folder, "folder on the disk to measure (default: here)");
+    flags->Count("--ctx", &options_.tokens, "tokens of the context");
+    flags->Count("--layers", &layers_, "layers");
+    flags->Count("--kv-heads", &kv_heads_, "KV heads");
+    flags->Count("--dim", &dim_, "head size");
+    flags->Count("--page-tokens", &page_tokens_, "tokens of a page");
+    flags->Count("--rounds", &rounds_, "measurements, of which the medians are given");
+  }
+
+  Status Prepare() override {
+    if (what_.size() != 1 || what_[0] != "store") {
+      return Status::InvalidArgument("bench: " + (what_.empty() ? "nothing" : what_[0]) +
+                                     " is asked for, expected store");
+    }
+    if (model_.model.empty() != codebooks_.empty()) {
+      return Status::InvalidArgument("expected --model and --codebooks together, or neither");
+    }
+    if (!model_.model.empty()) PQCACHE_RETURN_IF_ERROR(model_.Prepare());
+    if (!(ratio_ >= 0 && ratio_ <= 1)) {
+      return Status::InvalidArgument("--attn-ratio is " + std::to_string(ratio_) +
+                                     ", expected 0 to 1");
+    }
+    const std::pair<const char*, std::pair<int64_t, int64_t>> counts[] = {
+        {"--ctx", {options_.tokens, 1 << 24}},
+        {"--layers", {layers_, 1024}},
+        {"--kv-heads", {kv_heads_, 128}},
+        {"--dim", {dim_, 1024}},
+        {"--page-tokens", {page_tokens_, kMaxPageTokens}},
+        {"--rounds", {rounds_, 1000}}};
+    for (const auto& [name, value] : counts) {
+      if (value.first >= 1 && value.first <= value.second) continue;
+      return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value.first) +
+                                     ", expected 1 to " + std::to_string(value.second));
+    }
+    return Status::Ok();
+  }
+
+  Result<Report> Run(bool) override {
+    options_.page = {.layout = PageLayout::kKeyValue,
+                     .dtype = DType::kBF16,
+                     .dim = static_cast<int>(dim_),
+                     .page_tokens = static_cast<int>(page_tokens_)};
+    options_.layers = static_cast<int>(layers_);
+    options_.kv_heads = static_cast<int>(kv_heads_);
+    options_.rounds = static_cast<int>(rounds_);
+    options_.seed = static_cast<uint64_t>(model_.seed);
+    options_.threads = static_cast<int>(
+        model_.threads > 0 ? model_.threads : std::max(1u, std::thread::hardware_concurrency()));
+    const MachineCeilings ceilings = MeasureCeilings();
+    Report report;
+    report.json.Set("machine", DescribeMachine(ceilings));
+    char line[128];
+    std::snprintf(line, sizeof(line), "%s\ncopying %.1f GB/s, checksums %.1f GB/s on one core\n",
+                  report.json.Find("machine")->Find("cpu")->AsString().c_str(),
+                  ceilings.copy_gb_per_second, ceilings.checksum_gb_per_second);
+    report.text = line;
+    Json rows = Json::Array();
+    PQCACHE_RETURN_IF_ERROR(BenchStore(options_, &rows, &report.text));
+    if (!model_.model.empty()) PQCACHE_RETURN_IF_ERROR(Decode(&rows, &report.text));
+    report.json.Set("rows", std::move(rows));
+    return report;
+  }
+
+ private:
+  Status Decode(Json* rows, std::string* text) {
+    PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
+    DecodeBenchOptions options;
+    options.folder = options_.folder;
+    PQCACHE_ASSIGN_OR_RETURN(options.codebooks, LoadCodebooks(codebooks_));
+    const int64_t positions = model.decoder->spec().max_positions;
+    options.tokens = std::min(options_.tokens, positions - rounds_ * kDecodeSteps);
+    if (options.tokens < 1) {
+      return Status::InvalidArgument(
+          "--rounds is " + std::to_string(rounds_) + ", expected fewer: the model has " +
+          std::to_string(positions) + " positions, a round takes " + std::to_string(kDecodeSteps));
+    }
+    options.page_tokens = options_.page.page_tokens;
+    options.ratio = ratio_;
+    options.rounds = options_.rounds;
+    options.seed = options_.seed;
+    return BenchDecode(*model.decoder, options, rows, text);
+  }
+
+  ModelFlags model_;
+  std::string codebooks_;
+  double ratio_ = 0.02;
+  std::vector<std::string> what_;
+  StoreBenchOptions options_;
+  int64_t layers_ = 8, kv_heads_ = 4, dim_ = 128, page_tokens_ = 16, rounds_ = 5;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateBenchCommand() { return std::make_unique<BenchCommand>(); }
+
+}  // namespace pqcache::tools
