@@ -247,7 +247,7 @@ class CommandLine(unittest.TestCase):
 
     def test_bench_store(self):
         done = self.expect(0, "", "bench", "store", "-m", MODEL, "--codebooks", self.codebooks,
-                           "--folder", self.dir.name, "--ctx", "600", "--layers", "2",
+                           "--folder", self.dir.name, "--ctx", "3000", "--layers", "2",
                            "--rounds", "2", "--json")
         bench = json.loads(done.stdout)
         self.assertGreater(bench["machine"]["copy_gb_per_second"], 0)
