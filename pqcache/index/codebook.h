@@ -100,4 +100,8 @@ Fingerprint CodebooksFingerprint(const CodebookSet& set);
 Status SaveCodebooks(const CodebookSet& set, const std::string& path);
 Result<std::shared_ptr<const CodebookSet>> LoadCodebooks(const std::string& path);
 
+// The same for the bytes of a file.
+Result<std::string> EncodeCodebooks(const CodebookSet& set);
+Result<std::shared_ptr<const CodebookSet>> DecodeCodebooks(std::string_view bytes);
+
 }  // namespace pqcache

@@ -141,23 +141,6 @@ Status CheckLength(const Description& d, size_t start, size_t file_bytes) {
                             std::to_string(expected));
 }
 
-Result<std::shared_ptr<const CodebookSet>> ParseFile(std::string_view bytes) {
-  PQCACHE_RETURN_IF_ERROR(CheckMagic(bytes));
-  PQCACHE_RETURN_IF_ERROR(CheckHeader(bytes));
-  PQCACHE_ASSIGN_OR_RETURN(const std::string_view text, FindDescription(bytes));
-  PQCACHE_RETURN_IF_ERROR(CheckDescription(bytes, text));
-  PQCACHE_ASSIGN_OR_RETURN(Description d, ParseDescription(text));
-  const size_t start = kHeaderBytes + text.size();
-  PQCACHE_RETURN_IF_ERROR(CheckLength(d, start, bytes.size()));
-  for (int i = 0; i < d.set.layers * d.set.kv_heads; ++i) {
-    Result<HeadCodebook> head =
-        ParseBlock(d, bytes.substr(start + BlockBytes(d) * static_cast<size_t>(i)));
-    if (!head.ok()) return head.status().Annotate(BlockName(i, d.set.kv_heads));
-    d.set.heads.push_back(std::move(*head));
-  }
-  return std::make_shared<const CodebookSet>(std::move(d.set));
-}
-
 void Note(const Status& status, std::string part, uint64_t offset, CodebookFileInfo* info) {
   if (!status.ok()) info->damaged.push_back({std::move(part), "", offset, status.message()});
 }
@@ -206,7 +189,7 @@ void InspectParts(std::string_view bytes, CodebookFileInfo* info) {
 
 }  // namespace
 
-Status SaveCodebooks(const CodebookSet& set, const std::string& path) {
+Result<std::string> EncodeCodebooks(const CodebookSet& set) {
   PQCACHE_CHECK(set.heads.size() == static_cast<size_t>(set.layers) * set.kv_heads,
                 "one codebook per layer and KV head");
   const PqShape& shape = set.shape();
@@ -239,26 +222,54 @@ Status SaveCodebooks(const CodebookSet& set, const std::string& path) {
     AppendFloats(head.centroids(), &out);
     PutFixed64(&out, Checksum64(out.data() + start, out.size() - start));
   }
-  return WriteFileAtomically(path, out);
+  return out;
+}
+
+Result<std::shared_ptr<const CodebookSet>> DecodeCodebooks(std::string_view bytes) {
+  PQCACHE_RETURN_IF_ERROR(CheckMagic(bytes));
+  PQCACHE_RETURN_IF_ERROR(CheckHeader(bytes));
+  PQCACHE_ASSIGN_OR_RETURN(const std::string_view text, FindDescription(bytes));
+  PQCACHE_RETURN_IF_ERROR(CheckDescription(bytes, text));
+  PQCACHE_ASSIGN_OR_RETURN(Description d, ParseDescription(text));
+  const size_t start = kHeaderBytes + text.size();
+  PQCACHE_RETURN_IF_ERROR(CheckLength(d, start, bytes.size()));
+  for (int i = 0; i < d.set.layers * d.set.kv_heads; ++i) {
+    Result<HeadCodebook> head =
+        ParseBlock(d, bytes.substr(start + BlockBytes(d) * static_cast<size_t>(i)));
+    if (!head.ok()) return head.status().Annotate(BlockName(i, d.set.kv_heads));
+    d.set.heads.push_back(std::move(*head));
+  }
+  return std::make_shared<const CodebookSet>(std::move(d.set));
+}
+
+Status SaveCodebooks(const CodebookSet& set, const std::string& path) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, EncodeCodebooks(set));
+  return WriteFileAtomically(path, bytes);
 }
 
 Result<std::shared_ptr<const CodebookSet>> LoadCodebooks(const std::string& path) {
   PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxFileBytes));
-  Result<std::shared_ptr<const CodebookSet>> set = ParseFile(bytes);
+  Result<std::shared_ptr<const CodebookSet>> set = DecodeCodebooks(bytes);
   if (!set.ok()) return set.status().Annotate(path);
   return set;
 }
 
-Result<CodebookFileInfo> InspectCodebookFile(const std::string& path) {
-  PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxFileBytes));
-  PQCACHE_RETURN_IF_ERROR(CheckMagic(bytes).Annotate(path));
+Result<CodebookFileInfo> InspectCodebooks(std::string_view bytes) {
+  PQCACHE_RETURN_IF_ERROR(CheckMagic(bytes));
   const Status header = CheckHeader(bytes);
-  if (header.code() == StatusCode::kUnsupported) return header.Annotate(path);
+  if (header.code() == StatusCode::kUnsupported) return header;
   CodebookFileInfo info;
   info.version = kVersion;
   info.file_bytes = bytes.size();
   Note(header, "header", 0, &info);
   InspectParts(bytes, &info);
+  return info;
+}
+
+Result<CodebookFileInfo> InspectCodebookFile(const std::string& path) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxFileBytes));
+  Result<CodebookFileInfo> info = InspectCodebooks(bytes);
+  if (!info.ok()) return info.status().Annotate(path);
   return info;
 }
 

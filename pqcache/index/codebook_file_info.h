@@ -1,7 +1,7 @@
 #pragma once
 
 // A codebook file (codebook_format.md) described part by part, also a damaged one. To use the
-// codebooks, LoadCodebooks (codebook.h) is the only way.
+// codebooks, LoadCodebooks and DecodeCodebooks (codebook.h) are the only ways.
 
 #include <cstdint>
 #include <string>
@@ -45,5 +45,7 @@ struct CodebookFileInfo {
 // Reads on behind damage wherever the place of the next part is known. Errors: kNotFound, kIoError,
 // kCorruption when the file does not begin with the magic, kUnsupported for another version.
 Result<CodebookFileInfo> InspectCodebookFile(const std::string& path);
+// The same for the bytes of a file.
+Result<CodebookFileInfo> InspectCodebooks(std::string_view bytes);
 
 }  // namespace pqcache
