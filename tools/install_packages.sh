@@ -1,5 +1,5 @@
-# Sourced by the scripts beside it: install_packages makes sure that compilers and libraries are
-# there. Debian 12 or newer; asks for root only when something is missing.
+# Sourced by the scripts beside it: install_packages PACKAGES... makes sure that compilers and
+# libraries are there. Debian 12 or newer; asks for root only when something is missing.
 
 PQCACHE_PACKAGES=(
   g++ cmake ninja-build python3 ca-certificates
@@ -7,10 +7,12 @@ PQCACHE_PACKAGES=(
   libgtest-dev nlohmann-json3-dev libcli11-dev libxxhash-dev libutf8proc-dev libssl-dev
   libhiredis-dev redis-server openssl
 )
+# libFuzzer's compiler, its OpenMP, and what puts names into its stack traces.
+PQCACHE_FUZZ_PACKAGES=(clang libclang-rt-dev libomp-dev llvm)
 
 install_packages() {
   local missing=() package
-  for package in "${PQCACHE_PACKAGES[@]}"; do
+  for package in "$@"; do
     if ! dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then
       missing+=("$package")
     fi

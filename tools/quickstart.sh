@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/install_packages.sh
-install_packages
+install_packages "${PQCACHE_PACKAGES[@]}"
 
 cmake --preset default >/dev/null
 cmake --build build --target pqcache_program

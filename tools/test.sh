@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds everything, runs all tests. The same locally and in CI.
+# Installs what is missing, builds everything, runs all tests, and every fuzz target for 30 s. The
+# same locally and in CI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/install_packages.sh
-install_packages
+install_packages "${PQCACHE_PACKAGES[@]}"
 
 cmake --preset default
 cmake --build build
@@ -16,3 +17,4 @@ fi
 # Where a library does start OpenMP threads, waiting ones must not burn the cores of the others.
 export OMP_WAIT_POLICY=passive
 ctest --test-dir build --output-on-failure
+tools/fuzz.sh 30

@@ -1,5 +1,6 @@
 # pqcache_library(name SOURCES... DEPENDS...): a static library with the project's warnings.
 # pqcache_test(name SOURCES... DEPENDS... [LABEL slow]): a GoogleTest program, one CTest entry.
+# pqcache_fuzzer(name libraries...): a libFuzzer program of name_fuzz.cpp, built by `fuzzers`.
 
 add_library(pqcache_options INTERFACE)
 target_include_directories(pqcache_options INTERFACE ${PROJECT_SOURCE_DIR})
@@ -12,6 +13,16 @@ if(PQCACHE_SANITIZE)
   target_compile_options(pqcache_options INTERFACE -fsanitize=${PQCACHE_SANITIZE}
                          -fno-omit-frame-pointer)
   target_link_options(pqcache_options INTERFACE -fsanitize=${PQCACHE_SANITIZE})
+endif()
+if(PQCACHE_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "PQCACHE_FUZZ needs clang, which has libFuzzer; the compiler is "
+                        "${CMAKE_CXX_COMPILER_ID}. Use: cmake --preset fuzz")
+  endif()
+  target_compile_options(pqcache_options INTERFACE -fsanitize=fuzzer-no-link
+                         -fno-sanitize-recover=all)
+  target_compile_definitions(pqcache_options INTERFACE _GLIBCXX_ASSERTIONS)
+  add_custom_target(fuzzers)
 endif()
 
 function(pqcache_library name)
@@ -32,4 +43,13 @@ function(pqcache_test name)
   else()
     set_tests_properties(${name} PROPERTIES LABELS unit)
   endif()
+endfunction()
+
+function(pqcache_fuzzer name)
+  add_executable(${name}_fuzz ${name}_fuzz.cpp)
+  target_link_libraries(${name}_fuzz PRIVATE pqcache_options ${ARGN})
+  target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${name}_fuzz PROPERTIES EXCLUDE_FROM_ALL ON
+                        RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/fuzz)
+  add_dependencies(fuzzers ${name}_fuzz)
 endfunction()
