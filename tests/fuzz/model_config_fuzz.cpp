@@ -41,7 +41,8 @@ void Try(std::string_view text) {
   PQCACHE_CHECK(ParseModelConfig(*again).ok() == spec.ok(), "writing changes the model");
   if (!spec.ok()) return;
   CheckLimits(*spec);
-  for (const double frequency : Rope(spec->rope).frequencies()) {
+  const Rope rope(spec->rope);
+  for (const double frequency : rope.frequencies()) {
     PQCACHE_CHECK(frequency >= 0 && frequency <= 1, "an angle that grows without bound");
   }
 }
