@@ -70,7 +70,9 @@ void Try(std::string_view bytes) {
     PQCACHE_CHECK(whole.status().code() == StatusCode::kCorruption, "another error");
     return;
   }
+  PQCACHE_CHECK(bytes.empty() || bytes.ends_with("\r\n"), "a reply without its end");
   const std::string written = BytesOf(*whole);
+  PQCACHE_CHECK(written.size() <= bytes.size(), "more than sent");
   PQCACHE_CHECK(BytesOf(*pieces) == written, "the place of the cut matters");
   const auto again = ParseReplies(written);
   PQCACHE_CHECK(again.ok() && BytesOf(*again) == written, "writing changes what is read");
