@@ -28,7 +28,7 @@ seeds_of() {
 run_target() {
   local name=$1 program=build-fuzz/fuzz/$1_fuzz log=build-fuzz/fuzz/$1.log seeds found
   local corpus=build-fuzz/fuzz/corpus/$name findings=build-fuzz/fuzz/findings/$name
-  local limits=(-rss_limit_mb=1024 -malloc_limit_mb=64 -timeout=10)
+  local limits=(-rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=10)
   mkdir -p "$corpus" "$findings"
   read -ra seeds <<<"$(seeds_of "$name")"
   if "$program" "${limits[@]}" -max_len=4096 -max_total_time="$seconds" \

@@ -83,6 +83,22 @@ std::string ReplaceAll(std::string_view text, std::string_view from, std::string
   return out;
 }
 
+Status Growth::Add(double factor) {
+  constexpr int kMax = 64;  // that of a Replace of spaces and NFKC is 33
+  if (factor_ * factor > kMax) {
+    return Status::Unsupported(
+        "could make a text " + std::to_string(factor_ * factor) +
+        " times as long, together with what comes before, expected at most " +
+        std::to_string(kMax));
+  }
+  factor_ *= factor;
+  return Status::Ok();
+}
+
+double ReplaceGrowth(std::string_view from, std::string_view to) {
+  return std::max(1.0, static_cast<double>(to.size()) / static_cast<double>(from.size()));
+}
+
 Result<MetaspaceOptions> ParseMetaspace(const Json& component) {
   using Prepend = MetaspaceOptions::Prepend;
   PQCACHE_RETURN_IF_ERROR(CheckOptions(

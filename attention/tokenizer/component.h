@@ -36,6 +36,19 @@ Result<std::string> GetStringPattern(const Json& component);
 // `text` with every occurrence of `from` (not empty), found left to right, replaced by `to`.
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to);
 
+// How many times as long the steps of a component may make a text, one after the other. Without a
+// limit, a file of 40 steps that each double it would ask for any amount of memory.
+class Growth {
+ public:
+  // Takes one more step into account; refuses it if all of them grow a text too much.
+  Status Add(double factor);
+
+ private:
+  double factor_ = 1;
+};
+// The factor of ReplaceAll.
+double ReplaceGrowth(std::string_view from, std::string_view to);
+
 // Both uses of Metaspace: a character that stands for a space, and where one is put in front.
 struct MetaspaceOptions {
   enum class Prepend { kAlways, kFirst, kNever };

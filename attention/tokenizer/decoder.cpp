@@ -25,15 +25,18 @@ Result<Decoder::StepMaker> ParseStrip(const Json& json, bool fused) {
   return Decoder::StepMaker([options] { return MakeStripStep(options); });
 }
 
-Result<Decoder::StepMaker> ParseReplace(const Json& json) {
+Result<Decoder::StepMaker> ParseReplace(const Json& json, Growth* growth) {
   PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"pattern", "content"}));
   PQCACHE_ASSIGN_OR_RETURN(const std::string from, GetStringPattern(json));
   PQCACHE_ASSIGN_OR_RETURN(const std::string to, json.GetString("content"));
+  PQCACHE_RETURN_IF_ERROR(growth->Add(ReplaceGrowth(from, to)));
   return Decoder::StepMaker([from, to] { return MakeReplaceStep(from, to); });
 }
 
-// `fused`: a step before this one made one token of everything.
-Result<Decoder::StepMaker> ParseStep(const Json& json, const std::string& type, bool fused) {
+// `fused`: a step before this one made one token of everything. Only Replace makes tokens longer
+// again and again.
+Result<Decoder::StepMaker> ParseStep(const Json& json, const std::string& type, bool fused,
+                                     Growth* growth) {
   if (type == "Strip") return ParseStrip(json, fused);
   if (type == "Fuse") {
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {}));
@@ -55,7 +58,7 @@ Result<Decoder::StepMaker> ParseStep(const Json& json, const std::string& type, 
     PQCACHE_ASSIGN_OR_RETURN(const MetaspaceOptions options, ParseMetaspace(json));
     return Decoder::StepMaker([options] { return MakeMetaspaceStep(options); });
   }
-  if (type == "Replace") return ParseReplace(json);
+  if (type == "Replace") return ParseReplace(json, growth);
   return UnknownType(type, kTypes);
 }
 
@@ -67,9 +70,10 @@ Result<Decoder> Decoder::FromJson(const Json& json) {
   }
   Decoder decoder;
   bool fused = false;
+  Growth growth;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
       json, "decoders", [&](const Json& component, const std::string& type) -> Status {
-        PQCACHE_ASSIGN_OR_RETURN(StepMaker maker, ParseStep(component, type, fused));
+        PQCACHE_ASSIGN_OR_RETURN(StepMaker maker, ParseStep(component, type, fused, &growth));
         decoder.step_makers_.push_back(std::move(maker));
         fused = fused || type == "Fuse" || type == "ByteLevel";
         return Status::Ok();

@@ -73,10 +73,12 @@ int UnicodeFormOptions(std::string_view type) {
 
 Result<Normalizer> Normalizer::FromJson(const Json& json) {
   Normalizer normalizer;
+  Growth growth;
   if (json.is_null()) return normalizer;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
       json, "normalizers", [&](const Json& component, const std::string& type) -> Status {
-        return normalizer.AddStep(component, type);
+        PQCACHE_RETURN_IF_ERROR(normalizer.AddStep(component, type));
+        return growth.Add(GrowthOf(normalizer.steps_.back()));
       }));
   return normalizer;
 }
@@ -112,6 +114,17 @@ Result<std::string> Normalizer::Apply(const Step& step, std::string text) {
   }
   const auto& replace = std::get<Replace>(step);
   return ReplaceAll(text, replace.from, replace.to);
+}
+
+double Normalizer::GrowthOf(const Step& step) {
+  if (const auto* form = std::get_if<UnicodeForm>(&step)) {
+    // In UTF-8; the Unicode standard's worst cases (annex 15), U+FDFA for the second.
+    return (form->options & UTF8PROC_COMPAT) == 0 ? 3 : 11;
+  }
+  if (const auto* replace = std::get_if<Replace>(&step)) {
+    return ReplaceGrowth(replace->from, replace->to);
+  }
+  return 1;  // Prepend adds its text once
 }
 
 Result<std::string> Normalizer::Normalize(std::string_view text) const {

@@ -35,6 +35,7 @@ class Normalizer {
 
   Status AddStep(const Json& json, const std::string& type);
   static Result<std::string> Apply(const Step& step, std::string text);
+  static double GrowthOf(const Step& step);
 
   std::vector<Step> steps_;
 };

@@ -7,6 +7,10 @@ namespace {
 
 using Tokens = std::vector<PostTemplate::Token>;
 
+// Pieces may name the same tokens again and again.
+constexpr size_t kMaxPieces = 64;
+constexpr size_t kMaxTokens = 64;  // before the text, and after it
+
 // Appends the tokens that special_tokens lists under `name`.
 Status AppendSpecial(const Json& json, const std::string& name, Tokens* out) {
   const Json* specials = json.Find("special_tokens");
@@ -17,6 +21,11 @@ Status AppendSpecial(const Json& json, const std::string& name, Tokens* out) {
       ids->AsArray().size() != contents->AsArray().size()) {
     return Status::Corruption("special_tokens has no ids and tokens, equally many, for " +
                               Quoted(name));
+  }
+  if (out->size() + ids->AsArray().size() > kMaxTokens) {
+    return Status::Unsupported(
+        "template has " + std::to_string(out->size() + ids->AsArray().size()) +
+        " tokens beside the text, expected at most " + std::to_string(kMaxTokens));
   }
   for (size_t i = 0; i < ids->AsArray().size(); ++i) {
     const Json& id = ids->AsArray()[i];
@@ -55,6 +64,10 @@ Result<PostTemplate> ParseTemplate(const Json& json) {
   const Json* single = json.Find("single");
   if (single == nullptr || !single->is_array()) {
     return Status::InvalidArgument("\"single\" is not an array of pieces");
+  }
+  if (single->AsArray().size() > kMaxPieces) {
+    return Status::Unsupported("\"single\" has " + std::to_string(single->AsArray().size()) +
+                               " pieces, expected at most " + std::to_string(kMaxPieces));
   }
   PostTemplate result;
   bool seen_text = false;

@@ -34,10 +34,12 @@ Result<SplitPattern> ParseSplit(const Json& json) {
 
 Result<PreTokenizer> PreTokenizer::FromJson(const Json& json) {
   PreTokenizer pre_tokenizer;
+  Growth growth;
   if (json.is_null()) return pre_tokenizer;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
       json, "pretokenizers", [&](const Json& component, const std::string& type) -> Status {
-        return pre_tokenizer.AddStep(component, type);
+        PQCACHE_RETURN_IF_ERROR(pre_tokenizer.AddStep(component, type));
+        return growth.Add(GrowthOf(pre_tokenizer.steps_.back()));
       }));
   return pre_tokenizer;
 }
@@ -68,6 +70,17 @@ Status PreTokenizer::AddStep(const Json& json, const std::string& type) {
     return Status::Ok();
   }
   return UnknownType(type, kTypes);
+}
+
+double PreTokenizer::GrowthOf(const Step& step) {
+  if (const auto* bytes = std::get_if<ByteLevel>(&step)) {
+    // A byte is spelled with up to two; a word of one byte may get a space.
+    return bytes->add_prefix_space ? 4 : 2;
+  }
+  if (const auto* spaces = std::get_if<MetaspaceOptions>(&step)) {
+    return 1 + static_cast<double>(spaces->replacement.size());
+  }
+  return 1;
 }
 
 void PreTokenizer::Apply(const ByteLevel& step, std::string word, bool, Words* out) {

@@ -36,6 +36,8 @@ class PreTokenizer {
   using Words = std::vector<std::string>;
 
   Status AddStep(const Json& json, const std::string& type);
+  // The most that a word can grow.
+  static double GrowthOf(const Step& step);
   static void Apply(const ByteLevel& step, std::string word, bool at_start, Words* out);
   static void Apply(const SplitPattern& step, std::string word, bool at_start, Words* out);
   static void Apply(const MetaspaceOptions& step, std::string word, bool at_start, Words* out);

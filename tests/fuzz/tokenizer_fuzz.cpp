@@ -9,13 +9,11 @@ namespace pqcache::attention {
 namespace {
 
 constexpr char kText[] = "Hello  w\u00f6rld <s>123<|endoftext|>\r\n\tab'LL \u4e2d e\u0301 abc";
-constexpr size_t kMaxGrowth = 1 << 20;  // of the text, once encoded and decoded
 
 void CheckDecoding(const Tokenizer& tokenizer, std::span<const int64_t> ids, bool skip_special) {
   const Result<std::string> text = tokenizer.Decode(ids, skip_special);
   PQCACHE_CHECK(text.ok(), "its own ids are refused");
   PQCACHE_CHECK(FindInvalidUtf8(*text) == std::string_view::npos, "not UTF-8");
-  PQCACHE_CHECK(text->size() <= kMaxGrowth, "the text grows");
   StreamDecoder stream(&tokenizer, skip_special);
   std::string streamed;
   for (const int64_t id : ids) {
@@ -33,7 +31,6 @@ void Try(std::string_view json) {
   if (!tokenizer.ok()) return;
   const Result<std::vector<int64_t>> ids = tokenizer->Encode(kText, true);
   PQCACHE_CHECK(ids.ok(), "good text is refused");
-  PQCACHE_CHECK(ids->size() <= kMaxGrowth, "the text grows");
   for (const int64_t id : *ids) {
     PQCACHE_CHECK(id >= 0 && id < tokenizer->vocab_size(), "an id outside the vocabulary");
   }

@@ -100,5 +100,21 @@ TEST(DecoderTest, UnknownIsRefusedByName) {
   testing::ExpectError(FromText(Strip("a", -1, 0)), StatusCode::kInvalidArgument, "start");
 }
 
+TEST(DecoderTest, StepsThatTogetherGrowATextTooMuchAreRefused) {
+  const auto doubled = [](int steps) {
+    std::string list;
+    for (int i = 0; i < steps; ++i) {
+      list += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},)";
+    }
+    list.pop_back();
+    return Sequence(list);
+  };
+  EXPECT_EQ(RunAll(doubled(6), {"a"})[0].size(), 64u);
+  for (const int steps : {7, 40}) {
+    testing::ExpectError(FromText(doubled(steps)), StatusCode::kUnsupported,
+                         "Replace: could make a text 128");
+  }
+}
+
 }  // namespace
 }  // namespace pqcache::attention

@@ -78,5 +78,24 @@ TEST(NormalizerTest, UnknownIsRefusedByName) {
   expect_invalid(R"({"type": "Sequence", "normalizers": [null]})", "type");
 }
 
+TEST(NormalizerTest, StepsThatTogetherGrowATextTooMuchAreRefused) {
+  const auto doubled = [](int steps) {
+    std::string list;
+    for (int i = 0; i < steps; ++i) {
+      list += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},)";
+    }
+    list.pop_back();
+    return R"({"type": "Sequence", "normalizers": [)" + list + "]}";
+  };
+  EXPECT_EQ(Normalized(doubled(6), "ab"), std::string(64, 'a') + "b");
+  for (const int steps : {7, 40, 2000}) {
+    testing::ExpectError(FromText(doubled(steps)), StatusCode::kUnsupported,
+                         "Replace: could make a text 128");
+  }
+  EXPECT_OK(FromText(R"({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+      {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, {"type": "NFKC"}]})"));
+  EXPECT_EQ(Normalized(R"({"type": "NFKC"})", "\uFDFA").size(), 33u);
+}
+
 }  // namespace
 }  // namespace pqcache::attention

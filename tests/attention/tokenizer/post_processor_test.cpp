@@ -72,5 +72,19 @@ TEST(PostProcessorTest, OtherTemplatesAreRefused) {
   expect_corrupt(R"("X": {"ids": ["1"], "tokens": ["x"]})");
 }
 
+TEST(PostProcessorTest, ATemplateMayNotRepeatItsTokensWithoutEnd) {
+  const auto repeated = [](int pieces, const char* special) {
+    std::string single = kText;
+    for (int i = 0; i < pieces; ++i) single += "," + std::string(kSpecial);
+    return FromText(Template(single, special));
+  };
+  const char* two = R"("X": {"ids": [7, 8], "tokens": ["x", "y"]})";
+  ASSERT_OK(repeated(32, two));
+  EXPECT_EQ(repeated(32, two)->suffix.size(), 64u);
+  testing::ExpectError(repeated(33, two), StatusCode::kUnsupported, "66 tokens");
+  const char* none = R"("X": {"ids": [], "tokens": []})";
+  testing::ExpectError(repeated(64, none), StatusCode::kUnsupported, "65 pieces");
+}
+
 }  // namespace
 }  // namespace pqcache::attention

@@ -83,5 +83,21 @@ TEST(PreTokenizerTest, UnknownIsRefusedByName) {
                        StatusCode::kInvalidArgument, "add_prefix_space");
 }
 
+TEST(PreTokenizerTest, StepsThatTogetherGrowAWordTooMuchAreRefused) {
+  const auto spelled = [](int steps) {
+    std::string list;
+    for (int i = 0; i < steps; ++i) {
+      list += R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},)";
+    }
+    list.pop_back();
+    return R"({"type": "Sequence", "pretokenizers": [)" + list + "]}";
+  };
+  EXPECT_EQ(Split(spelled(6), "é")[0].size(), 128u);
+  for (const int steps : {7, 40}) {
+    testing::ExpectError(FromText(spelled(steps)), StatusCode::kUnsupported,
+                         "ByteLevel: could make a text 128");
+  }
+}
+
 }  // namespace
 }  // namespace pqcache::attention
