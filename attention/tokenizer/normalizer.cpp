@@ -77,8 +77,8 @@ Result<Normalizer> Normalizer::FromJson(const Json& json) {
   if (json.is_null()) return normalizer;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
       json, "normalizers", [&](const Json& component, const std::string& type) -> Status {
-        PQCACHE_RETURN_IF_ERROR(normalizer.AddStep(component, type));
-        return growth.Add(GrowthOf(normalizer.steps_.back()));
+        const Status added = normalizer.AddStep(component, type);
+        return added.ok() ? growth.Add(GrowthOf(normalizer.steps_.back())) : added;
       }));
   return normalizer;
 }

@@ -38,8 +38,8 @@ Result<PreTokenizer> PreTokenizer::FromJson(const Json& json) {
   if (json.is_null()) return pre_tokenizer;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
       json, "pretokenizers", [&](const Json& component, const std::string& type) -> Status {
-        PQCACHE_RETURN_IF_ERROR(pre_tokenizer.AddStep(component, type));
-        return growth.Add(GrowthOf(pre_tokenizer.steps_.back()));
+        const Status added = pre_tokenizer.AddStep(component, type);
+        return added.ok() ? growth.Add(GrowthOf(pre_tokenizer.steps_.back())) : added;
       }));
   return pre_tokenizer;
 }

@@ -137,6 +137,11 @@ void DumpTo(const Json& v, int indent, int level, std::string* out) {
       *out += "null";
       return;
     }
+    // "-0" would be read as an integer, which has no sign at zero.
+    if (v.AsDouble() == 0 && std::signbit(v.AsDouble())) {
+      *out += "-0.0";
+      return;
+    }
     char buffer[32];
     const auto end = std::to_chars(buffer, buffer + sizeof(buffer), v.AsDouble()).ptr;
     out->append(buffer, end);

@@ -45,7 +45,7 @@ TEST(Json, ParsesEveryKind) {
 
 TEST(Json, DumpsWhatItParsed) {
   for (const std::string_view text :
-       {"null", "true", "false", "0", "-1", "0.1", "1e+300", "5e-324", "\"\"", "[]", "{}",
+       {"null", "true", "false", "0", "-0.0", "-1", "0.1", "1e+300", "5e-324", "\"\"", "[]", "{}",
         R"({"b":1,"a":[true,null,"x"],"c":{"d":[]}})",  // order kept
         R"("\"\\\n\t\r\u0000\u001f/")"}) {
     EXPECT_EQ(MustParse(text).Dump(), text);

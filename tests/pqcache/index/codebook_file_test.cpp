@@ -134,6 +134,7 @@ TEST_F(CodebookFile, RoundTrips) {
 
 TEST_F(CodebookFile, SameSetGivesSameBytes) {
   EXPECT_EQ(SavedBytes(SmallSet(true)), SavedBytes(SmallSet(true)));
+  EXPECT_EQ(*EncodeCodebooks(SmallSet(true)), SavedBytes(SmallSet(true)));
 }
 
 // The file was made from codebook_format.md by other means than SaveCodebooks.
