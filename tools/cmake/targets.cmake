@@ -1,6 +1,7 @@
 # pqcache_library(name SOURCES... DEPENDS...): a static library with the project's warnings.
 # pqcache_test(name SOURCES... DEPENDS... [LABEL slow]): a GoogleTest program, one CTest entry.
-# pqcache_fuzzer(name libraries...): a libFuzzer program of name_fuzz.cpp, built by `fuzzers`.
+# pqcache_fuzzer(name libraries...): a libFuzzer program of name_fuzz.cpp and number_mutator.cpp, built
+# by the target `fuzzers`.
 
 add_library(pqcache_options INTERFACE)
 target_include_directories(pqcache_options INTERFACE ${PROJECT_SOURCE_DIR})
@@ -46,7 +47,7 @@ function(pqcache_test name)
 endfunction()
 
 function(pqcache_fuzzer name)
-  add_executable(${name}_fuzz ${name}_fuzz.cpp)
+  add_executable(${name}_fuzz ${name}_fuzz.cpp number_mutator.cpp)
   target_link_libraries(${name}_fuzz PRIVATE pqcache_options ${ARGN})
   target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
   set_target_properties(${name}_fuzz PROPERTIES EXCLUDE_FROM_ALL ON
