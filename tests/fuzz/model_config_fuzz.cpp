@@ -38,8 +38,9 @@ void Try(std::string_view text) {
   PQCACHE_CHECK(again->Dump() == dumped, "writing changes what is read");
 
   const Result<ModelSpec> spec = ParseModelConfig(*json);
-  PQCACHE_CHECK(ParseModelConfig(*again).ok() == spec.ok(), "writing changes the model");
   if (!spec.ok()) return;
+  // Only this way round: 1.0 is written as 1, which is good in more places.
+  PQCACHE_CHECK(ParseModelConfig(*again).ok(), "writing changes the model");
   CheckLimits(*spec);
   const Rope rope(spec->rope);
   for (const double frequency : rope.frequencies()) {
