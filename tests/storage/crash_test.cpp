@@ -5,12 +5,10 @@
 #include <gtest/gtest.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
@@ -25,6 +23,9 @@
 #include "storage/rocksdb_page_store.h"
 #include "storage/stores.h"
 #include "tests/storage/page_samples.h"
+#include "tests/support/child_process.h"
+#include "tests/support/journal.h"
+#include "tests/support/record_times.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 
@@ -93,26 +94,6 @@ std::set<std::string> WholeContexts(PageStore* store) {
   return names;
 }
 
-// What a killed process had been told, line by line: "saved N", "removing N", "removed N".
-class Journal {
- public:
-  explicit Journal(const std::string& path) : out_(path, std::ios::app) {}
-  void Write(const std::string& what, const std::string& name) {
-    out_ << what << ' ' << name << std::endl;  // a killed process loses nothing it has written
-  }
-
-  // The last word on each name.
-  static std::map<std::string, std::string> Read(const std::string& path) {
-    std::ifstream in(path);
-    std::map<std::string, std::string> last;
-    for (std::string what, name; in >> what >> name;) last[name] = what;
-    return last;
-  }
-
- private:
-  std::ofstream out_;
-};
-
 // Started by the test below in a process of its own.
 TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
   const char* folder = std::getenv("PQCACHE_TEST_CRASH");
@@ -123,7 +104,7 @@ TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
   const auto store = OpenPageStore(tiers + path + "/store");
   ASSERT_OK(store);
   ASSERT_OK((*store)->RemoveUnreferenced());
-  Journal journal(path + "/journal");
+  Journal journal(path + "/journal");  // says saved, removing or removed of each name
   std::vector<std::string> stored;
   const Result<CatalogListing> listing = Catalog(store->get()).List();
   ASSERT_OK(listing);
@@ -146,28 +127,20 @@ TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
   }
 }
 
-pid_t StartChild(const std::string& folder, int seed) {
-  const std::string variables[] = {"PQCACHE_TEST_CRASH=" + folder,
-                                   "PQCACHE_TEST_SEED=" + std::to_string(seed)};
-  const char* args[] = {"child", "--gtest_filter=CrashChild.*", "--gtest_also_run_disabled_tests",
-                        nullptr};
-  const char* environment[] = {variables[0].c_str(), variables[1].c_str(), nullptr};
-  pid_t child = 0;
-  EXPECT_EQ(0, ::posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, const_cast<char**>(args),
-                             const_cast<char**>(environment)));
-  return child;
-}
-
-// PQCACHE_CRASH_ROUNDS asks for more rounds than the 30 of every run.
+// PQCACHE_CRASH_ROUNDS asks for more rounds than the 30 of every run. How long opening takes after
+// a kill is a property of the test's report.
 TEST(Crash, EveryKillLeavesWholeContexts) {
   const TempDir dir;
   const char* wanted = std::getenv("PQCACHE_CRASH_ROUNDS");
   const int rounds = wanted != nullptr ? std::atoi(wanted) : 30;
   Random random(5);
   int64_t acknowledged = 0;
+  std::vector<double> opened;  // milliseconds
   for (int round = 0; round < rounds; ++round) {
     std::filesystem::remove(dir.File("ready"));
-    const pid_t child = StartChild(dir.path(), round);
+    const pid_t child = StartChild("CrashChild.*", {{"PQCACHE_TEST_CRASH", dir.path()},
+                                                    {"PQCACHE_TEST_SEED", std::to_string(round)}});
+    ASSERT_GT(child, 0);
     for (int wait = 0; wait < 2000 && !std::filesystem::exists(dir.File("ready")); ++wait) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
@@ -178,13 +151,12 @@ TEST(Crash, EveryKillLeavesWholeContexts) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(1 + random.Below(200)));
-    ::kill(child, SIGKILL);
-    int how = 0;
-    ASSERT_EQ(::waitpid(child, &how, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(how)) << "the child failed before it was killed";
+    ASSERT_TRUE(KillChild(child)) << "the child failed before it was killed";
 
+    const Clock::time_point start = Clock::now();
     const auto store = OpenPageStore("rocksdb:path=" + dir.File("store"));
     ASSERT_OK(store);
+    opened.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
     const std::set<std::string> names = WholeContexts(store->get());
     for (const auto& [name, last] : Journal::Read(dir.File("journal"))) {
       if (last == "saved") {
@@ -198,6 +170,7 @@ TEST(Crash, EveryKillLeavesWholeContexts) {
     if (::testing::Test::HasFailure()) FAIL() << "round " << round;
   }
   EXPECT_GT(acknowledged, rounds / 2);
+  RecordTimes("reopen", std::move(opened));
 }
 
 // A file system that can fail from its n-th writing operation on, and that can forget what was
