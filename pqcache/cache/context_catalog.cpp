@@ -24,12 +24,6 @@ std::vector<PageOwner> AllOwners(const ContextManifest& manifest) {
   return owners;
 }
 
-bool Refers(const ContextManifest& manifest, const ContextId& context) {
-  const std::vector<PageOwner> owners = AllOwners(manifest);
-  return std::any_of(owners.begin(), owners.end(),
-                     [&](const PageOwner& owner) { return owner.context == context; });
-}
-
 void Note(const PageRead& read, const ContextManifest& manifest, ContextCheck* check) {
   Status status = read.status;
   if (status.ok()) status = CheckStoredPage(manifest, *read.page);
@@ -148,7 +142,7 @@ Status ContextCatalog::Remove(const std::string& name) const {
   for (const PageOwner& owner : AllOwners(*manifest)) {
     const bool shared =
         std::any_of(rest.contexts.begin(), rest.contexts.end(),
-                    [&](const ContextManifest& other) { return Refers(other, owner.context); });
+                    [&](const ContextManifest& other) { return RefersTo(other, owner.context); });
     if (!shared) PQCACHE_RETURN_IF_ERROR(store_->RemoveContext(owner.context));
   }
   return Status::Ok();

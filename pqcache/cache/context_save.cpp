@@ -6,11 +6,14 @@
 
 #include "pqcache/base/check.h"
 #include "pqcache/base/vector_math.h"
+#include "pqcache/cache/context_catalog.h"
 #include "pqcache/cache/row_codec.h"
 #include "pqcache/cache/stored_pages.h"
 
 namespace pqcache {
 namespace {
+
+constexpr size_t kPagesPerCopy = 64;
 
 // The pages of one head that are not in the store yet.
 class HeadPages {
@@ -160,9 +163,8 @@ Result<std::unique_ptr<ContextSave>> ContextSave::Begin(KvCache* cache, const st
   m.codes = cache->stored_codes();
   m.tokens = static_cast<int64_t>(tokens.size());
   m.chain = HashChain(m.identity, tokens);
-  m.owners = cache->head(0, 0).page_owners();
-  if (m.owners.empty() || m.owners.back().context != m.id()) m.owners.push_back({0, m.id()});
-  m.owners.back().end = m.row_pages();
+  m.owners = cache->stored_owners();
+  m.owners.push_back({m.row_pages(), m.id()});
   m.bytes = TotalBytes(m);
   m.created = std::chrono::duration_cast<std::chrono::seconds>(
                   std::chrono::system_clock::now().time_since_epoch())
@@ -178,12 +180,38 @@ void ContextSave::SaveLayer(int layer) {
 }
 
 void ContextSave::Write(int layer) {
+  for (int head = 0; status_.ok() && head < manifest_.identity.kv_heads; ++head) {
+    status_ = CopyBorrowedPages(layer, head);
+  }
   if (!status_.ok()) return;
   std::vector<PageWrite> pages;
   for (int head = 0; head < manifest_.identity.kv_heads; ++head) {
     HeadPages(manifest_, cache_->head(layer, head), layer, head).AddTo(&pages);
   }
   status_ = cache_->store()->Put(pages);
+}
+
+Status ContextSave::CopyBorrowedPages(int layer, int kv_head) const {
+  const HeadCache& head = cache_->head(layer, kv_head);
+  std::vector<PageRead> reads;
+  for (int64_t page = 0; page < head.full_pages(); ++page) {
+    const PageKey key = head.page_key(page);
+    if (key != RowPageKey(manifest_, layer, kv_head, page)) reads.push_back({key, nullptr, {}});
+  }
+  for (size_t i = 0; i < reads.size(); i += kPagesPerCopy) {
+    const auto part = std::span(reads).subspan(i, std::min(kPagesPerCopy, reads.size() - i));
+    PQCACHE_RETURN_IF_ERROR(cache_->ReadPages(part));
+    std::vector<PageWrite> copies;
+    for (PageRead& read : part) {
+      const PageShape& shape = manifest_.identity.page;
+      const PageKey key = RowPageKey(manifest_, layer, kv_head, read.key.page);
+      copies.push_back({key, EncodePage(key, shape, shape.page_tokens,
+                                        read.page->span().subspan(kPageHeaderBytes))});
+      read.page = nullptr;
+    }
+    PQCACHE_RETURN_IF_ERROR(cache_->store()->Put(copies));
+  }
+  return Status::Ok();
 }
 
 Status ContextSave::WriteTokens() {
@@ -207,9 +235,38 @@ Status ContextSave::WaitSave(bool* published) {
   PQCACHE_RETURN_IF_ERROR(status_);
   PQCACHE_RETURN_IF_ERROR(WriteTokens());
   PQCACHE_RETURN_IF_ERROR(cache_->store()->Sync());
+  PQCACHE_RETURN_IF_ERROR(CheckShared());
   const RecordKey key = {manifest_.identity.tenant, manifest_.name};
-  PQCACHE_ASSIGN_OR_RETURN(*published, cache_->store()->PutRecord(key, EncodeManifest(manifest_)));
-  if (*published) cache_->HandOver();
+  PQCACHE_ASSIGN_OR_RETURN(const bool written,
+                           cache_->store()->PutRecord(key, EncodeManifest(manifest_)));
+  if (!written) return Status::Ok();
+  // Whoever removes a shared context from here on sees this one.
+  if (const Status shared = CheckShared(); !shared.ok()) {
+    PQCACHE_RETURN_IF_ERROR(cache_->store()->RemoveRecord(key));
+    return shared;
+  }
+  *published = true;
+  cache_->HandOver(manifest_);
+  return Status::Ok();
+}
+
+// Pages stay as long as some manifest refers to their context.
+Status ContextSave::CheckShared() const {
+  if (manifest_.owners.size() == 1) return Status::Ok();
+  const ContextCatalog catalog(cache_->store(), manifest_.identity.tenant);
+  PQCACHE_ASSIGN_OR_RETURN(const CatalogListing listing, catalog.List());
+  for (const PageOwner& owner : manifest_.owners) {
+    const auto keeps = [&](const ContextManifest& other) {
+      return other.context != manifest_.context && RefersTo(other, owner.context);
+    };
+    if (owner.context == manifest_.id() ||
+        std::any_of(listing.contexts.begin(), listing.contexts.end(), keeps)) {
+      continue;
+    }
+    return Status::NotFound("stored context " + manifest_.name + ": its first " +
+                            std::to_string(owner.end) +
+                            " pages are those of a context that was removed meanwhile");
+  }
   return Status::Ok();
 }
 

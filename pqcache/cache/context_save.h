@@ -1,8 +1,10 @@
 #pragma once
 
-// Makes the tokens of a KvCache a stored context. Its full pages of rows are in the store already;
-// what is still in memory (window, open page, codes, value sums, token ids) is written layer by
-// layer on a thread of its own, and the manifest last, when all the rest is durable.
+// Makes the tokens of a KvCache a stored context. Its full pages of rows are in the store already,
+// those of a stored context that it began with are shared; what is still in memory (window, open
+// page, codes, value sums, token ids), and copies of the pages that a fork has of its parent, are
+// written layer by layer on a thread of its own, and the manifest last, when all the rest is
+// durable.
 //
 // Whatever fails, no context is visible and the cache goes on as before. One thread at a time; the
 // cache is borrowed, and the layers that were given to SaveLayer must not be appended to until
@@ -28,7 +30,7 @@ class ContextSave {
   void SaveLayer(int layer);
   // Waits for the layers, syncs the store and publishes. The cache then shares its pages with the
   // stored context. Nothing published, and OK with `published` false, if the name was taken by
-  // then.
+  // then. NotFound if a stored context whose pages this one shares was removed meanwhile.
   Status WaitSave(bool* published);
 
   const ContextManifest& manifest() const { return manifest_; }
@@ -36,7 +38,9 @@ class ContextSave {
  private:
   ContextSave(KvCache* cache, ContextManifest manifest) : cache_(cache), manifest_(manifest) {}
   void Write(int layer);
+  Status CopyBorrowedPages(int layer, int kv_head) const;
   Status WriteTokens();
+  Status CheckShared() const;
 
   KvCache* const cache_;
   ContextManifest manifest_;

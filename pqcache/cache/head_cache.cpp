@@ -27,7 +27,7 @@ HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCac
   tokens_ = other.tokens_;
   paged_tokens_ = other.paged_tokens_;
   owners_ = other.owners_;
-  HandOver(context);
+  HandOver(other.page_owners(), context);
   finite_ = other.finite_;
   std::copy_n(other.sinks_.data(), sinks_.size(), sinks_.data());
   std::copy_n(other.window_.data(), window_.size(), window_.data());
@@ -193,8 +193,8 @@ std::vector<PageOwner> HeadCache::page_owners() const {
   return owners;
 }
 
-void HeadCache::HandOver(const ContextId& next) {
-  owners_ = page_owners();
+void HeadCache::HandOver(std::vector<PageOwner> owners, const ContextId& next) {
+  owners_ = std::move(owners);
   options_.first_page.context = next;
 }
 

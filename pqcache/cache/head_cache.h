@@ -87,8 +87,8 @@ class HeadCache {
   PageKey page_key(int64_t page) const;
   // Whose the full pages are, ascending; of the last owner the pages may still be growing.
   std::vector<PageOwner> page_owners() const;
-  // Leaves the full pages to the context they were put under; later ones are put under `next`.
-  void HandOver(const ContextId& next);
+  // The full pages are those of `owners` from here on; later ones are put under `next`.
+  void HandOver(std::vector<PageOwner> owners, const ContextId& next);
 
   // nullptr when the cache was made without.
   const PqIndex* codes() const { return codes_.get(); }

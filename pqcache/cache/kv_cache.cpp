@@ -6,6 +6,7 @@
 
 #include "pqcache/base/log.h"
 #include "pqcache/cache/row_codec.h"
+#include "pqcache/cache/stored_pages.h"
 
 namespace pqcache {
 namespace {
@@ -125,6 +126,8 @@ Result<std::unique_ptr<KvCache>> KvCache::Fork(const ContextId& context) const {
   options.context = context;
   std::unique_ptr<KvCache> fork(new KvCache(options, store_, pool_));
   fork->codebooks_ = codebooks_;
+  fork->borrowed_ = borrowed_;
+  fork->borrowed_.push_back(options_.context);
   for (const HeadCache& head : heads_) fork->heads_.emplace_back(head, context);
   PQCACHE_RETURN_IF_ERROR(fork->ReserveMemory());
   return fork;
@@ -204,9 +207,22 @@ Status KvCache::InstallLayer(int layer) {
 
 StoredCodes KvCache::stored_codes() const { return StoredCodesOf(codebooks_.get()); }
 
-void KvCache::HandOver() {
+std::vector<PageOwner> KvCache::stored_owners() const {
+  std::vector<PageOwner> owners = head(0, 0).page_owners();
+  const auto goes_away = [&](const PageOwner& owner) {
+    return owner.context == options_.context ||
+           std::find(borrowed_.begin(), borrowed_.end(), owner.context) != borrowed_.end();
+  };
+  owners.erase(std::find_if(owners.begin(), owners.end(), goes_away), owners.end());
+  return owners;
+}
+
+void KvCache::HandOver(const ContextManifest& stored) {
   options_.context = NewContextId(options_.context.tenant, options_.context.model);
-  for (HeadCache& head : heads_) head.HandOver(options_.context);
+  for (HeadCache& head : heads_) {
+    head.HandOver(OwnersBelow(stored, head.full_pages()), options_.context);
+  }
+  borrowed_.clear();
 }
 
 Status KvCache::CheckUsable(int layer) const {

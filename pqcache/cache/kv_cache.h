@@ -62,8 +62,11 @@ class KvCache {
   ContextIdentity identity() const;
   // Hashes the codebooks.
   StoredCodes stored_codes() const;
-  // The pages put so far belong to a stored context from here on.
-  void HandOver();
+  // Of the first full pages, those that stored contexts own. Pages behind them go away with this
+  // cache or with one that it was forked from.
+  std::vector<PageOwner> stored_owners() const;
+  // The full pages are those of this stored context from here on.
+  void HandOver(const ContextManifest& stored);
   PageStore* store() const { return store_; }
 
   const KvCacheOptions& options() const { return options_; }
@@ -102,6 +105,7 @@ class KvCache {
   std::shared_ptr<const CodebookSet> codebooks_;  // may be null
   uint64_t reserved_ = 0;
   mutable std::atomic<bool> missed_page_{false};
+  std::vector<ContextId> borrowed_;    // of the caches that this one was forked from
   std::unique_ptr<ContextLoad> load_;  // while layers are missing
   int layers_loaded_ = 0;
   Status load_status_;

@@ -76,6 +76,12 @@ Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page) {
                             describe(expected, rows));
 }
 
+bool RefersTo(const ContextManifest& manifest, const ContextId& context) {
+  return manifest.id() == context ||  // of codes, sums and ids, if of nothing else
+         std::any_of(manifest.owners.begin(), manifest.owners.end(),
+                     [&](const PageOwner& owner) { return owner.context == context; });
+}
+
 int64_t StoredPageCount(const ContextManifest& manifest) {
   return static_cast<int64_t>(StoredPageKeys(manifest, -1).size()) +
          manifest.identity.layers * static_cast<int64_t>(StoredPageKeys(manifest, 0).size());

@@ -28,6 +28,9 @@ int64_t StoredRows(const ContextManifest& manifest, const PageKey& key);
 // Corruption if a page that passed VerifyPage is not of the manifest's shape and length.
 Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page);
 
+// True if some page of the stored context is one of `context`.
+bool RefersTo(const ContextManifest& manifest, const ContextId& context);
+
 // Of all kinds, layers and heads.
 int64_t StoredPageCount(const ContextManifest& manifest);
 

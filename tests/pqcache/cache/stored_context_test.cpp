@@ -206,6 +206,45 @@ TEST_F(StoredContext, ALongerContextSharesTheBeginning) {
   EXPECT_EQ(store_.stats().resident_bytes, 0u) << "nothing is left behind";
 }
 
+TEST_F(StoredContext, AForkIsStoredWithoutItsParent) {
+  const ContextId ids[] = {NewContextId(tenant_, FingerprintOf("model")),
+                           NewContextId(tenant_, FingerprintOf("model"))};
+  ASSERT_TRUE(Save(Computed(100).get(), "first", 100));
+  auto parent = Reopened("first", 100);  // pages of a stored context, then its own
+  Append(parent.get(), 100, 200);
+  auto fork = std::move(*parent->Fork(ids[0]));
+  auto fork_of_fork = std::move(*fork->Fork(ids[1]));
+  Append(fork.get(), 200, 300);
+  ASSERT_TRUE(Save(fork.get(), "fork", 300));
+  ASSERT_TRUE(Save(fork.get(), "again", 300));
+  Append(fork_of_fork.get(), 200, 260);
+  ASSERT_TRUE(Save(fork_of_fork.get(), "fork_of_fork", 260));
+  ASSERT_TRUE(Save(parent.get(), "parent", 200));
+  ASSERT_OK(Catalog().Remove("parent"));
+  fork_of_fork = nullptr;
+  fork = nullptr;
+  parent = nullptr;
+  ExpectSame(*Reopened("fork", 300), *Computed(300));
+  ASSERT_OK(Catalog().Remove("fork"));
+  ExpectSame(*Reopened("again", 300), *Computed(300));
+  ExpectSame(*Reopened("fork_of_fork", 260), *Computed(260));
+  for (const char* name : {"first", "again", "fork_of_fork"}) ASSERT_OK(Catalog().Remove(name));
+  EXPECT_EQ(store_.stats().resident_bytes, 0u) << "nothing is left behind";
+}
+
+TEST_F(StoredContext, WhatSharesPagesOfARemovedOneIsNotStored) {
+  ASSERT_TRUE(Save(Computed(200).get(), "first", 200));
+  auto cache = Reopened("first", 200);
+  Append(cache.get(), 200, 300);
+  ASSERT_OK(Catalog().Remove("first"));
+  const auto save = ContextSave::Begin(cache.get(), "second", Tokens(300));
+  for (int l = 0; l < kLayers; ++l) (*save)->SaveLayer(l);
+  bool published = true;
+  ExpectError((*save)->WaitSave(&published), StatusCode::kNotFound, "removed meanwhile");
+  EXPECT_FALSE(published);
+  EXPECT_TRUE(Catalog().List()->contexts.empty());
+}
+
 TEST_F(StoredContext, TheLongestSharedPrefixIsFound) {
   ASSERT_TRUE(Save(Computed(200).get(), "a", 200));
   ASSERT_TRUE(Save(Computed(330).get(), "b", 330));
