@@ -13,8 +13,9 @@ namespace pqcache::testing {
 
 class TempDir {
  public:
-  TempDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "pqcache_XXXXXX").string();
+  TempDir() : TempDir(std::filesystem::temp_directory_path()) {}
+  explicit TempDir(const std::filesystem::path& parent) {
+    std::string name = (parent / "pqcache_XXXXXX").string();
     PQCACHE_CHECK(::mkdtemp(name.data()) != nullptr, "cannot make a scratch folder");
     path_ = name;
   }
