@@ -51,8 +51,8 @@ class RocksDbPageStore final : public PageStore {
   // Durable when it returns OK, without a Sync.
   Status RemoveContext(const ContextId& context) override;
   Status RemoveUnreferenced() override;
-  // IoError while the disk is full; RocksDB looks for room every five seconds, and a later call is
-  // OK again. Put and RemoveContext fail as well until then; reads go on.
+  // IoError while the disk is full; RocksDB looks for room every five seconds, and once 32 MiB are
+  // free a later call is OK again. Put and RemoveContext fail as well until then; reads go on.
   Status Sync() override;
   PageStoreStats stats() const override;
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;

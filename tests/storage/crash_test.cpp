@@ -23,6 +23,7 @@
 #include "storage/rocksdb_page_store.h"
 #include "storage/stores.h"
 #include "tests/storage/page_samples.h"
+#include "tests/storage/saved_contexts.h"
 #include "tests/support/child_process.h"
 #include "tests/support/journal.h"
 #include "tests/support/record_times.h"
@@ -34,65 +35,6 @@ namespace {
 
 using namespace pqcache::testing;
 using Clock = std::chrono::steady_clock;
-
-constexpr int kPages = 20;  // of a context; 64 tokens each, so that saving one is a bulk write
-
-std::vector<PageWrite> PagesOf(const std::string& name) {
-  std::vector<PageWrite> pages;
-  for (int page = 0; page < kPages; ++page) {
-    const PageKey key = SampleKey(name, page);
-    pages.push_back({key, SamplePage(key, 0, 64)});
-  }
-  return pages;
-}
-
-ContextManifest ManifestOf(const std::string& name) {
-  const ContextId id = SampleContext(name);
-  ContextManifest m;
-  m.name = name;
-  m.identity = {id.tenant, id.model, {.dim = 128, .page_tokens = 64}, 1, 1};
-  m.context = id.context;
-  m.tokens = 64 * kPages;
-  m.owners = {{kPages, id}};
-  m.chain = HashChain(m.identity, std::vector<int64_t>(static_cast<size_t>(m.tokens), 7));
-  return m;
-}
-
-// As ContextSave does it: pages, sync, manifest. Every third context comes in small batches.
-Status SaveContext(PageStore* store, const std::string& name, bool small) {
-  const std::vector<PageWrite> pages = PagesOf(name);
-  const size_t batch = small ? 3 : pages.size();
-  for (size_t i = 0; i < pages.size(); i += batch) {
-    const auto part = std::span(pages).subspan(i, std::min(batch, pages.size() - i));
-    PQCACHE_RETURN_IF_ERROR(store->Put(part));
-  }
-  PQCACHE_RETURN_IF_ERROR(store->Sync());
-  const ContextManifest m = ManifestOf(name);
-  PQCACHE_ASSIGN_OR_RETURN(const bool written,
-                           store->PutRecord({m.identity.tenant, name}, EncodeManifest(m)));
-  return written ? Status::Ok() : Status::Internal(name + " was there already");
-}
-
-ContextCatalog Catalog(PageStore* store) { return ContextCatalog(store, SampleContext("").tenant); }
-
-// Names of the stored contexts, every one of which must be whole.
-std::set<std::string> WholeContexts(PageStore* store) {
-  std::set<std::string> names;
-  const Result<CatalogListing> listing = Catalog(store).List();
-  EXPECT_OK(listing);
-  EXPECT_TRUE(listing->damaged.empty());
-  for (const ContextManifest& m : listing->contexts) {
-    names.insert(m.name);
-    std::vector<PageRead> reads;
-    for (int page = 0; page < kPages; ++page) reads.push_back({SampleKey(m.name, page), {}, {}});
-    store->Read(reads);
-    for (const PageRead& read : reads) {
-      EXPECT_OK(read.status);
-      EXPECT_TRUE(SameBytes(read.page, SamplePage(read.key, 0, 64))) << m.name;
-    }
-  }
-  return names;
-}
 
 // Started by the test below in a process of its own.
 TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
@@ -106,7 +48,7 @@ TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
   ASSERT_OK((*store)->RemoveUnreferenced());
   Journal journal(path + "/journal");  // says saved, removing or removed of each name
   std::vector<std::string> stored;
-  const Result<CatalogListing> listing = Catalog(store->get()).List();
+  const Result<CatalogListing> listing = SavedCatalog(store->get()).List();
   ASSERT_OK(listing);
   for (const ContextManifest& m : listing->contexts) stored.push_back(m.name);
   std::ofstream(path + "/ready").flush();
@@ -116,7 +58,7 @@ TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
       const std::string name = stored[i];
       stored.erase(stored.begin() + static_cast<int64_t>(i));
       journal.Write("removing", name);
-      ASSERT_OK(Catalog(store->get()).Remove(name));
+      ASSERT_OK(SavedCatalog(store->get()).Remove(name));
       journal.Write("removed", name);
     } else {
       const std::string name = "c" + std::to_string(random.Next());
@@ -304,7 +246,7 @@ TEST_F(FragileStore, SavedContextsSurviveAPowerCut) {
         saved.insert(name);
       }
       if (round % 3 == 2) {
-        ASSERT_OK(Catalog(store->get()).Remove(*saved.begin()));
+        ASSERT_OK(SavedCatalog(store->get()).Remove(*saved.begin()));
         saved.erase(saved.begin());
       }
       const std::vector<PageWrite> unsynced = PagesOf("unsynced");
@@ -331,7 +273,7 @@ TEST_F(FragileStore, AFailureAtAnyOperationIsToldAndLeavesWholeContexts) {
       disk_->FailFrom(n);
       status = SaveContext(store->get(), name, small);
       if (!status.ok()) {
-        const auto listed = Catalog(store->get()).Find(name);
+        const auto listed = SavedCatalog(store->get()).Find(name);
         EXPECT_FALSE(listed.ok()) << "what failed must not be seen, operation " << n;
       }
       disk_->FailFrom(INT64_MAX);
@@ -343,7 +285,7 @@ TEST_F(FragileStore, AFailureAtAnyOperationIsToldAndLeavesWholeContexts) {
     if (status.ok()) {
       EXPECT_TRUE(names.contains(name)) << n;
     }
-    for (const std::string& stored : names) ASSERT_OK(Catalog(store->get()).Remove(stored));
+    for (const std::string& stored : names) ASSERT_OK(SavedCatalog(store->get()).Remove(stored));
     failures += !status.ok();
     if (status.ok() && !small) break;
     if (status.ok()) {

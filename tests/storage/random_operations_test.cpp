@@ -4,7 +4,7 @@
 // A killed process loses nothing that the system has, so the folder may be in memory: waiting for a
 // disk would be most of the time. What a power cut loses is the matter of crash_test.cpp.
 //
-// PQCACHE_RANDOM_OPERATIONS asks for more operations than the 20,000 of every run, PQCACHE_SEED for
+// PQCACHE_RANDOM_OPERATIONS asks for more operations than those of every run, PQCACHE_SEED for
 // other ones.
 
 #include "tests/storage/random_operations.h"
@@ -13,7 +13,6 @@
 
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 #include <iostream>
 #include <string>
 #include <thread>
@@ -28,18 +27,11 @@
 namespace pqcache::testing {
 namespace {
 
+constexpr uint64_t kOperations = 20'000;  // of every run
+
 uint64_t Setting(const char* variable, uint64_t otherwise) {
   const char* text = std::getenv(variable);
   return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
-// In memory if the system has such a folder with room.
-std::filesystem::path FastFolder() {
-  std::error_code error;
-  const std::filesystem::path memory = "/dev/shm";
-  const std::filesystem::space_info space = std::filesystem::space(memory, error);
-  const bool usable = !error && space.available > (256 << 20) && ::access("/dev/shm", W_OK) == 0;
-  return usable ? memory : std::filesystem::temp_directory_path();
 }
 
 using Progress = SharedMemory<RandomOperationsProgress>;
@@ -57,7 +49,7 @@ TEST(RandomOperationsChild, DISABLED_WorksUntilKilled) {
 
 TEST(RandomOperations, NothingIsLostOrWrongOverKills) {
   const TempDir dir(FastFolder());
-  const uint64_t all = Setting("PQCACHE_RANDOM_OPERATIONS", 20'000);
+  const uint64_t all = Setting("PQCACHE_RANDOM_OPERATIONS", kOperations);
   const uint64_t seed = Setting("PQCACHE_SEED", 1);
   const Progress progress(dir.File("progress"));
   Random random(MixSeed(seed, 0));
@@ -88,8 +80,10 @@ TEST(RandomOperations, NothingIsLostOrWrongOverKills) {
         << " kills";
     if (progress->opened_us != 0) opened.push_back(progress->opened_us.exchange(0) / 1e3);
   }
-  EXPECT_GT(progress->checked, all / 1000) << "hardly anything was stored over a kill";
-  EXPECT_GT(progress->interrupted, 0u) << "no kill hit a save or a removal";
+  if (all >= kOperations) {
+    EXPECT_GT(progress->checked, all / 1000) << "hardly anything was stored over a kill";
+    EXPECT_GT(progress->interrupted, 0u) << "no kill hit a save or a removal";
+  }
   const Result<storage::StoreScan> scan = storage::ScanStoreFolder(dir.File("store"));
   ASSERT_OK(scan);
   EXPECT_EQ(scan->pages, 0) << "pages of nobody were left behind";

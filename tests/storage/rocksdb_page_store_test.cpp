@@ -4,7 +4,6 @@
 #include <rocksdb/db.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +22,7 @@
 #include "storage/stores.h"
 #include "tests/storage/page_samples.h"
 #include "tests/storage/raw_database.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 
@@ -141,22 +141,6 @@ TEST(RocksDbPageStore, GivesSpaceBackWhenAContextIsRemoved) {
   EXPECT_LT(left, 2 * context_bytes + (1 << 20));
   EXPECT_GT(left, 2 * context_bytes);
 }
-
-// A small file system of its own; unmounted with its owner.
-class SmallDisk {
- public:
-  explicit SmallDisk(const char* options)
-      : mounted_(::mount("tmpfs", dir_.path().c_str(), "tmpfs", 0, options) == 0) {}
-  ~SmallDisk() {
-    if (mounted_) ::umount2(dir_.path().c_str(), MNT_DETACH);
-  }
-  bool mounted() const { return mounted_; }
-  std::string File(const std::string& name) const { return dir_.File(name); }
-
- private:
-  TempDir dir_;
-  bool mounted_;
-};
 
 TEST(RocksDbPageStore, FullDiskIsAnErrorAndSyncedPagesStay) {
   const SmallDisk disk("size=8m");

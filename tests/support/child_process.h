@@ -11,19 +11,15 @@
 #include <cstdlib>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace pqcache::testing {
 
-// Runs the (disabled) test `name` with `variables` added to the environment; `before` is a command
-// in front of it, e.g. {"unshare", "-m"}. -1 if it could not be started.
-inline pid_t StartChild(const std::string& name, std::map<std::string, std::string> variables,
-                        std::vector<std::string> before = {}) {
-  char program[4096] = {};  // by its path: the link would be that of the command in front
-  if (::readlink("/proc/self/exe", program, sizeof(program) - 1) < 0) return -1;
-  std::vector<std::string> words = std::move(before);
-  words.insert(words.end(), {program, "--gtest_filter=" + name, "--gtest_also_run_disabled_tests",
-                             "--gtest_brief=1"});
+// Runs a command, looked for in the PATH, with `variables` added to the environment. -1 if it could
+// not be started.
+inline pid_t StartProgram(std::vector<std::string> words,
+                          const std::map<std::string, std::string>& variables) {
   std::vector<char*> args;
   for (std::string& word : words) args.push_back(word.data());
   args.push_back(nullptr);
@@ -40,6 +36,18 @@ inline pid_t StartChild(const std::string& name, std::map<std::string, std::stri
   const int failed =
       ::posix_spawnp(&child, args[0], nullptr, nullptr, args.data(), environment.data());
   return failed == 0 ? child : -1;
+}
+
+// Runs the (disabled) test `name` of this program; `before` is a command in front of it, e.g.
+// {"unshare", "-m"}.
+inline pid_t StartChild(const std::string& name,
+                        const std::map<std::string, std::string>& variables,
+                        std::vector<std::string> before = {}) {
+  char program[4096] = {};  // by its path: the link would be that of the command in front
+  if (::readlink("/proc/self/exe", program, sizeof(program) - 1) < 0) return -1;
+  before.insert(before.end(), {program, "--gtest_filter=" + name, "--gtest_also_run_disabled_tests",
+                               "--gtest_brief=1"});
+  return StartProgram(std::move(before), variables);
 }
 
 // The status of waitpid.
