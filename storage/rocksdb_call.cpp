@@ -46,7 +46,11 @@ StatusCode CodeOf(const rocksdb::Status& s) {
   if (s.IsNotFound()) return StatusCode::kNotFound;
   if (s.IsCorruption()) return StatusCode::kCorruption;
   if (s.IsMemoryLimit()) return StatusCode::kOutOfMemory;
-  if (s.IsInvalidArgument()) return StatusCode::kInvalidArgument;
+  if (s.IsInvalidArgument()) {
+    // So is what the system says when it does not let CURRENT be opened.
+    const bool refused = s.ToString().find(": IO error: ") != std::string::npos;
+    return refused ? StatusCode::kIoError : StatusCode::kInvalidArgument;
+  }
   if (s.IsNotSupported()) return StatusCode::kUnsupported;
   if (s.IsIOError() || s.IsNoSpace() || s.IsBusy() || s.IsTimedOut() || s.IsTryAgain()) {
     return StatusCode::kIoError;

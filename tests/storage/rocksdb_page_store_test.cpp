@@ -341,14 +341,5 @@ TEST(RocksDbPageStore, NamesPathsThatCannotBeFolders) {
   ExpectError(OpenAt("/proc/pqcache/store"), StatusCode::kIoError, "/proc/pqcache");
 }
 
-TEST(RocksDbPageStore, NamesFoldersThatMayNotBeWritten) {
-  if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
-  const TempDir dir;
-  fs::permissions(dir.path(), fs::perms::owner_read | fs::perms::owner_exec);
-  ExpectError(OpenAt(dir.path()), StatusCode::kIoError, dir.path());
-  ExpectError(OpenAt(dir.File("below")), StatusCode::kIoError, dir.path());
-  fs::permissions(dir.path(), fs::perms::owner_all);
-}
-
 }  // namespace
 }  // namespace pqcache::storage
