@@ -1,0 +1,168 @@
+// A store's folder with every file cut off at every block, and with bits flipped anywhere: opening
+// says what is wrong, or all that is served is right and the rest is counted.
+
+#include <gtest/gtest.h>
+#include <rocksdb/sst_file_reader.h>
+#include <rocksdb/table_properties.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pqcache/base/file_io.h"
+#include "pqcache/base/random.h"
+#include "storage/rocksdb_call.h"
+#include "storage/stores.h"
+#include "tests/storage/saved_contexts.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace pqcache::storage {
+namespace {
+
+using namespace pqcache::testing;
+namespace fs = std::filesystem;
+
+const std::string kNames[] = {"bulk", "small"};
+
+// "MANIFEST" of "MANIFEST-000005", "sst" of "000012.sst".
+std::string KindOf(const std::string& file) {
+  const std::string extension = fs::path(file).extension().string();
+  return extension.empty() ? file.substr(0, file.find('-')) : extension.substr(1);
+}
+
+// What became of one damage. Harmless is what changes nothing of what is served: then nothing
+// depends on it. Absent: a context is neither listed nor is anything said about it.
+enum class Outcome { kRefused, kCounted, kHarmless, kAbsent };
+
+class DamagedFolder : public ::testing::Test {
+ protected:
+  DamagedFolder() {
+    for (const std::string& name : kNames) {  // each in files of its own
+      const auto store = OpenPageStore("rocksdb:path=" + dir_.File("whole"));
+      EXPECT_OK(SaveContext(store->get(), name, name == "small"));
+    }
+    for (const auto& entry : fs::directory_iterator(dir_.File("whole"))) {
+      const std::string name = entry.path().filename().string();
+      files_[name] = *ReadFile(entry.path().string(), 1 << 30);
+    }
+  }
+
+  // Opens a copy of the folder in which one file has other contents.
+  Outcome With(const std::string& file, const std::string& contents) {
+    const std::string copy = dir_.File("copy");
+    fs::remove_all(copy);
+    fs::create_directory(copy);
+    for (const auto& [name, bytes] : files_) {
+      std::ofstream(copy + "/" + name, std::ios::binary) << (name == file ? contents : bytes);
+    }
+    const auto store = OpenPageStore("rocksdb:path=" + copy);
+    if (!store.ok()) {
+      const Status& status = store.status();
+      EXPECT_NE(status.message().find(copy), std::string::npos) << status.message();
+      EXPECT_TRUE(status.code() == StatusCode::kCorruption ||
+                  status.code() == StatusCode::kIoError ||
+                  status.code() == StatusCode::kUnsupported ||
+                  status.code() == StatusCode::kInvalidArgument)
+          << status.message();
+      return Outcome::kRefused;
+    }
+    return Look(store->get());
+  }
+
+  static Outcome Look(PageStore* store) {
+    int lost = 0;
+    for (const std::string& name : kNames) lost += kSavedPages - ServedPages(store, name);
+    const PageStoreStats stats = store->stats();
+    EXPECT_EQ(stats.damaged_pages + stats.missing_pages, static_cast<uint64_t>(lost));
+
+    const Result<CatalogListing> listing = SavedCatalog(store).List();
+    if (!listing.ok()) return Outcome::kCounted;
+    for (const ContextManifest& m : listing->contexts) {
+      EXPECT_EQ(EncodeManifest(m), EncodeManifest(ManifestOf(m.name))) << "silently wrong";
+      // Its ids were never put, so that is one page more.
+      const Result<ContextCheck> check = SavedCatalog(store).Verify(m);
+      EXPECT_OK(check);
+      const int there = ServedPages(store, m.name);
+      EXPECT_GE(check->missing + check->damaged, kSavedPages - there) << m.name;
+    }
+    if (listing->contexts.size() + listing->damaged.size() < std::size(kNames)) {
+      return stats.damaged_pages > 0 ? Outcome::kCounted : Outcome::kAbsent;
+    }
+    return lost > 0 || !listing->damaged.empty() ? Outcome::kCounted : Outcome::kHarmless;
+  }
+
+  void Note(const std::string& file, Outcome outcome) {
+    ++counts_[KindOf(file)][static_cast<size_t>(outcome)];
+  }
+  void PrintCounts() const {
+    for (const auto& [kind, counts] : counts_) {
+      std::cout << kind << ": refused " << counts[0] << ", counted " << counts[1] << ", harmless "
+                << counts[2] << ", absent " << counts[3] << "\n";
+    }
+  }
+
+  // Bytes of blocks with pages or records, their checksums included: all that lies before indexes.
+  uint64_t DataBytes(const std::string& table) const {
+    rocksdb::SstFileReader reader(StoreOptions());
+    EXPECT_TRUE(reader.Open(dir_.File("whole/" + table)).ok());
+    return reader.GetTableProperties()->data_size;
+  }
+
+  const TempDir dir_{FastFolder()};
+  std::map<std::string, std::string> files_;
+  std::map<std::string, std::array<int, 4>> counts_;
+};
+
+TEST_F(DamagedFolder, CutOffAnywhere) {
+  for (const auto& [file, bytes] : files_) {
+    size_t step = bytes.size() < 4096 ? 64 : 4096;
+    if (KindOf(file) == "MANIFEST") step = 1;
+    for (size_t size = 0; size < bytes.size(); size += step) {
+      SCOPED_TRACE(file + " cut off at " + std::to_string(size));
+      const Outcome outcome = With(file, bytes.substr(0, size));
+      Note(file, outcome);
+      // The list of files is written entry by entry, so a shorter one is an older one.
+      EXPECT_TRUE(KindOf(file) == "MANIFEST" || outcome != Outcome::kAbsent);
+      EXPECT_TRUE(KindOf(file) != "sst" || outcome == Outcome::kRefused);
+      if (HasFailure()) return;
+    }
+  }
+  PrintCounts();
+  ASSERT_GT(counts_["sst"][0] + counts_["sst"][1], 300);
+}
+
+TEST_F(DamagedFolder, FlippedBits) {
+  std::vector<std::string> names;
+  for (const auto& [file, bytes] : files_) {
+    if (!bytes.empty()) names.push_back(file);
+  }
+  Random random(9);
+  for (int i = 0; i < 1000; ++i) {
+    const std::string& file = names[random.Below(names.size())];
+    std::string bytes = files_[file];
+    // Tables are mostly pages; every other flip goes to their ends.
+    const size_t reach = i % 2 == 0 ? std::min<size_t>(4096, bytes.size()) : bytes.size();
+    const size_t at = bytes.size() - 1 - random.Below(reach);
+    const auto bit = random.Below(8);
+    bytes[at] = static_cast<char>(bytes[at] ^ (1 << bit));
+    SCOPED_TRACE(file + " with bit " + std::to_string(bit) + " of byte " + std::to_string(at));
+    const Outcome outcome = With(file, bytes);
+    Note(file, outcome);
+    const bool in_data = KindOf(file) == "sst" && at < DataBytes(file);
+    EXPECT_FALSE(in_data && outcome == Outcome::kHarmless);
+    EXPECT_NE(outcome, Outcome::kAbsent);
+    if (HasFailure()) return;
+  }
+  PrintCounts();
+  EXPECT_EQ(counts_["MANIFEST"][2], 0) << "every byte of the list of files counts";
+}
+
+}  // namespace
+}  // namespace pqcache::storage
