@@ -249,9 +249,11 @@ Status KvCache::ReadPages(std::span<PageRead> pages) const {
   if (pages.empty()) return Status::Ok();
   store_->Read(pages);
   for (const PageRead& read : pages) {
-    if (read.status.ok()) continue;
+    Status status = read.status;
+    if (status.ok()) status = CheckPageShape(*read.page, options_.page, options_.page.page_tokens);
+    if (status.ok()) continue;
     missed_page_ = true;
-    return read.status.Annotate(PageName(read.key));
+    return status.Annotate(PageName(read.key));
   }
   return Status::Ok();
 }

@@ -75,7 +75,8 @@ class KvCache {
     return heads_[static_cast<size_t>(layer) * options_.kv_heads + kv_head];
   }
 
-  // Reads full pages; the first failure, annotated with its page, if any failed.
+  // Reads full pages; the first failure, annotated with its page, if any failed. A page of another
+  // shape is one: its identity alone does not say how to read it.
   Status ReadPages(std::span<PageRead> pages) const;
   // True once a page could not be read: whatever failed may succeed in a cache that is computed
   // anew.

@@ -56,11 +56,9 @@ int64_t StoredRows(const ContextManifest& manifest, const PageKey& key) {
   return std::clamp<int64_t>(RowsOf(manifest, key.kind) - key.page * per_page, 0, per_page);
 }
 
-Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page) {
+Status CheckPageShape(const PageBytes& page, const PageShape& expected, int64_t rows) {
   PQCACHE_ASSIGN_OR_RETURN(const PageHeader header, DecodePageHeader(page.span()));
-  const PageShape expected = StoredShape(manifest, header.key.kind);
   const PageShape& found = header.shape;
-  const int64_t rows = StoredRows(manifest, header.key);
   if (found.layout == expected.layout && found.dtype == expected.dtype &&
       found.dim == expected.dim && found.page_tokens == expected.page_tokens &&
       header.tokens >= rows) {
@@ -71,9 +69,15 @@ Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page) {
            ", " + std::string(DTypeName(s.dtype)) + ", " + std::to_string(s.dim) + " wide, " +
            std::to_string(s.page_tokens) + " a page";
   };
-  return Status::Corruption("stored context " + manifest.name + ": a page has " +
-                            describe(found, header.tokens) + ", expected " +
+  return Status::Corruption("a page has " + describe(found, header.tokens) + ", expected " +
                             describe(expected, rows));
+}
+
+Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page) {
+  PQCACHE_ASSIGN_OR_RETURN(const PageHeader header, DecodePageHeader(page.span()));
+  return CheckPageShape(page, StoredShape(manifest, header.key.kind),
+                        StoredRows(manifest, header.key))
+      .Annotate("stored context " + manifest.name);
 }
 
 bool RefersTo(const ContextManifest& manifest, const ContextId& context) {

@@ -25,7 +25,10 @@ PageShape StoredShape(const ContextManifest& manifest, PageKind kind);
 // Rows that the page with this key must have.
 int64_t StoredRows(const ContextManifest& manifest, const PageKey& key);
 
-// Corruption if a page that passed VerifyPage is not of the manifest's shape and length.
+// Corruption if a page that passed VerifyPage is not of this shape or has fewer rows.
+Status CheckPageShape(const PageBytes& page, const PageShape& expected, int64_t rows);
+
+// The same with the manifest's shape and length.
 Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page);
 
 // True if some page of the stored context is one of `context`.

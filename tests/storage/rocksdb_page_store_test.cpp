@@ -2,9 +2,6 @@
 
 #include <gtest/gtest.h>
 #include <rocksdb/db.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -19,9 +16,12 @@
 #include "pqcache/base/file_io.h"
 #include "storage/page_key_codec.h"
 #include "storage/store_folder.h"
+#include "storage/store_scan.h"
 #include "storage/stores.h"
 #include "tests/storage/page_samples.h"
 #include "tests/storage/raw_database.h"
+#include "tests/storage/saved_contexts.h"
+#include "tests/support/child_process.h"
 #include "tests/support/small_disk.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
@@ -194,13 +194,10 @@ TEST(RocksDbChild, DISABLED_HoldsTheFolderUntilKilled) {
 
 TEST(RocksDbPageStore, SyncedPagesSurviveAKilledProcess) {
   const TempDir dir;
-  const std::string path = dir.File("store"), variable = "PQCACHE_TEST_STORE=" + path;
-  const char* args[] = {"child", "--gtest_filter=RocksDbChild.*", "--gtest_also_run_disabled_tests",
-                        nullptr};
-  const char* environment[] = {variable.c_str(), nullptr};
-  pid_t child = 0;
-  ASSERT_EQ(0, ::posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, const_cast<char**>(args),
-                             const_cast<char**>(environment)));
+  const std::string path = dir.File("store");
+  const pid_t child =
+      StartChild("RocksDbChild.DISABLED_HoldsTheFolderUntilKilled", {{"PQCACHE_TEST_STORE", path}});
+  ASSERT_GT(child, 0);
   for (int wait = 0; wait < 1000 && !fs::exists(path + ".ready"); ++wait) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
@@ -209,14 +206,37 @@ TEST(RocksDbPageStore, SyncedPagesSurviveAKilledProcess) {
   if (holder.has_value()) {
     EXPECT_EQ(*holder, child);
   }
-  ::kill(child, SIGKILL);
-  int how = 0;
-  ASSERT_EQ(::waitpid(child, &how, 0), child);
-  ASSERT_TRUE(WIFSIGNALED(how));
+  ASSERT_TRUE(KillChild(child));
 
   const auto store = MustOpen(path);
   EXPECT_EQ(CountLostPages(store.get(), 100), 0);
   CountLostPages(store.get(), 200);  // the others may be gone, never wrong
+}
+
+// Started by the test below in a process of its own.
+TEST(RocksDbChild, DISABLED_IsTheSecondOne) {
+  const char* path = std::getenv("PQCACHE_TEST_STORE");
+  if (path == nullptr) GTEST_SKIP() << "only for ASecondProcessDoesNotDisturbTheFirst";
+  const std::string who = std::string(path) + ": is in use by process ";
+  ExpectError(OpenAt(path), StatusCode::kIoError, who + std::to_string(::getppid()));
+  ExpectError(ScanStoreFolder(path), StatusCode::kIoError, path);
+}
+
+TEST(RocksDbPageStore, ASecondProcessDoesNotDisturbTheFirst) {
+  const TempDir dir;
+  {
+    const auto store = MustOpen(dir.path());
+    ASSERT_OK(SaveContext(store.get(), "before", true));
+    for (const char* name : {"during", "after"}) {
+      const pid_t child =
+          StartChild("RocksDbChild.DISABLED_IsTheSecondOne", {{"PQCACHE_TEST_STORE", dir.path()}});
+      ASSERT_GT(child, 0);
+      ASSERT_OK(SaveContext(store.get(), name, true));
+      EXPECT_EQ(WaitForChild(child), 0);
+    }
+    EXPECT_EQ(WholeContexts(store.get()).size(), 3u);
+  }
+  EXPECT_EQ(WholeContexts(MustOpen(dir.path()).get()).size(), 3u);
 }
 
 TEST(RocksDbPageStore, NeverReturnsWrongDataFromDamagedFiles) {
@@ -292,6 +312,42 @@ TEST(RocksDbPageStore, RefusesPagesOfOthersAndDamageFromBefore) {
   EXPECT_OK(ReadPage(store.get(), SampleKey("a", 3)).status);
   EXPECT_EQ(store->stats().damaged_pages, 3u);
   EXPECT_EQ(store->stats().missing_pages, 0u);
+}
+
+TEST(RocksDbPageStore, RefusesPagesThatDifferInAnyPartOfTheKey) {
+  const TempDir dir;
+  MustOpen(dir.path()).reset();
+  const PageKey key = SampleKey("a", 5, 2, 3);
+  std::vector<PageKey> others(6, key);
+  others[0].context.tenant = FingerprintOf("other");
+  others[1].context.model = FingerprintOf("other");
+  others[2].context.context = FingerprintOf("other");
+  others[3].layer = 3;
+  others[4].head = 2;
+  others[5].page = 6;
+  std::vector<PageRef> foreign;
+  for (const PageKey& other : others) foreign.push_back(SamplePage(other));
+  PageKey sums = key;
+  sums.kind = PageKind::kValueSums;
+  const PageShape shape = {PageLayout::kValueSums, DType::kF32, 8, 64};
+  foreign.push_back(EncodePage(sums, shape, 2, std::vector<uint8_t>(2 * shape.row_bytes())));
+  uint64_t refused = 0;
+  for (const PageRef& page : foreign) {
+    {
+      const std::unique_ptr<rocksdb::DB> db = OpenRaw(dir.path());
+      const rocksdb::Slice value(reinterpret_cast<const char*>(page->data()), page->size());
+      ASSERT_TRUE(db->Put(rocksdb::WriteOptions(), EncodePageKey(key), value).ok());
+    }
+    for (const char* tier : {"", "memory:limit=1M+"}) {
+      const auto store = *OpenPageStore(std::string(tier) + "rocksdb:path=" + dir.path());
+      const PageRead read = ReadPage(store.get(), key);
+      ExpectError(read.status, StatusCode::kCorruption, dir.path());
+      EXPECT_EQ(read.page, nullptr);
+      EXPECT_EQ(store->stats().damaged_pages, 1u);
+      ++refused;
+    }
+  }
+  EXPECT_EQ(refused, 14u);
 }
 
 TEST(RocksDbPageStore, RefusesFoldersOfOthersAndLeavesThemAlone) {

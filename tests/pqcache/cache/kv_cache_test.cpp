@@ -162,6 +162,35 @@ TEST(KvCache, PagesCarryTheirIdentity) {
   }
 }
 
+// The right identity does not make the right rows.
+TEST(KvCache, PagesOfAnotherShapeAreNotServed) {
+  const auto layers = SomeLayers(1, 40, 1, 4);
+  MemoryPageStore store(storage::kNoMemoryLimit);
+  ThreadPool pool(1);
+  const KvCacheOptions options = Options(1, 1, 4);
+  std::vector<PageShape> others(4, options.page);
+  others[0].layout = PageLayout::kValueOnly;
+  others[1].dtype = DType::kBF16;
+  others[2].dim = 2;
+  others[3].page_tokens = 16;
+  others.push_back(options.page);  // and a row too few
+  for (size_t i = 0; i < others.size(); ++i) {
+    SCOPED_TRACE("shape " + std::to_string(i));
+    const auto cache = KvCache::Create(options, nullptr, &store, &pool).value();
+    ASSERT_OK(AppendAll(cache.get(), layers, 0, 40));
+    const int tokens = i + 1 == others.size() ? options.page.page_tokens - 1 : 8;
+    const std::vector<uint8_t> rows(static_cast<size_t>(tokens) * others[i].row_bytes());
+    const PageKey key = cache->head(0, 0).page_key(1);
+    const PageWrite write = {key, EncodePage(key, others[i], tokens, rows)};
+    ASSERT_OK(store.Put({&write, 1}));
+    std::vector<float> found(2 * 8 * 4);
+    ExpectError(cache->ReadRows(0, 0, 8, 16, found.data(), found.data() + 8 * 4),
+                StatusCode::kCorruption, "layer 0 head 0 page 1: a page has");
+    EXPECT_TRUE(cache->missed_page());
+    EXPECT_OK(cache->ReadRows(0, 0, 0, 8, found.data(), found.data() + 8 * 4));
+  }
+}
+
 TEST(KvCache, EveryFullPageIsPutOnce) {
   const auto layers = SomeLayers(2, 60, 2, 4);
   FaultyStore store;
