@@ -176,13 +176,14 @@ Status KvCache::BeginLoad(StoredPrefix prefix) {
   load_ = std::make_unique<ContextLoad>(
       std::move(prefix), store_, [this](int layer, int head) { return HeadOptions(layer, head); });
   // The first layer tells how much memory the others will take.
-  PQCACHE_RETURN_IF_ERROR(InstallLayer(0));
-  uint64_t layer_bytes = 0;
-  for (int head = 0; head < options_.kv_heads; ++head) layer_bytes += this->head(0, head).bytes();
-  PQCACHE_RETURN_IF_ERROR(
-      store_->ReserveMemory(this, layer_bytes * static_cast<uint64_t>(options_.layers)));
-  reserved_ = layer_bytes * static_cast<uint64_t>(options_.layers);
-  return Status::Ok();
+  load_status_ = InstallLayer(0);
+  PQCACHE_RETURN_IF_ERROR(load_status_);
+  uint64_t bytes = 0;
+  for (int head = 0; head < options_.kv_heads; ++head) bytes += this->head(0, head).bytes();
+  bytes *= static_cast<uint64_t>(options_.layers);
+  load_status_ = store_->ReserveMemory(this, bytes);
+  if (load_status_.ok()) reserved_ = bytes;
+  return load_status_;
 }
 
 Status KvCache::WaitLayer(int layer) {

@@ -52,7 +52,8 @@ class KvCache {
 
   // Lets an empty cache begin with a stored prefix, which is read in the background: a layer is
   // there when WaitLayer has returned OK for it. InvalidArgument, naming the difference, if the
-  // stored context is of another identity or lacks the codes that this cache keeps.
+  // stored context is of another identity or lacks the codes that this cache keeps. After any other
+  // failure WaitLayer gives it again.
   Status BeginLoad(StoredPrefix prefix);
   // Waits for a layer of the stored prefix; at once when there is nothing to wait for. A missing or
   // damaged page of it is the error, now and on every later call.

@@ -364,6 +364,22 @@ TEST_F(StoredContext, LostAndDamagedPagesAreErrorsOfTheirLayer) {
             std::vector<int64_t>(tokens_.begin(), tokens_.begin() + 300));
 }
 
+TEST_F(StoredContext, AFailedBeginningIsTheErrorOfEveryLayer) {
+  ASSERT_TRUE(Save(Computed(300).get(), "c", 300));
+  const ContextManifest manifest = *Catalog().Find("c");
+  store_.loses = [](const PageKey& key) { return key.layer == 0 && key.page == 0; };
+  auto cache = NewCache();
+  ExpectError(cache->BeginLoad({manifest, 300}), StatusCode::kNotFound, "stored context c");
+  ExpectError(cache->WaitLayer(0), StatusCode::kNotFound, "stored context c");
+  ExpectError(cache->WaitLayer(1), StatusCode::kNotFound, "stored context c");
+  store_.loses = [](const PageKey&) { return false; };
+
+  cache = NewCache();
+  store_.memory = store_.reserved + 1;
+  ExpectError(cache->BeginLoad({manifest, 300}), StatusCode::kOutOfMemory, "expected at most");
+  ExpectError(cache->WaitLayer(1), StatusCode::kOutOfMemory, "expected at most");
+}
+
 TEST_F(StoredContext, AnotherModelOrCodebookIsRefusedByName) {
   ASSERT_TRUE(Save(Computed(100).get(), "c", 100));
   ContextManifest manifest = *Catalog().Find("c");
