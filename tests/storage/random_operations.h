@@ -23,6 +23,7 @@
 #include "pqcache/cache/context_save.h"
 #include "pqcache/cache/kv_cache.h"
 #include "storage/stores.h"
+#include "tests/storage/cache_checks.h"
 #include "tests/storage/sample_text.h"
 #include "tests/support/journal.h"
 #include "tests/support/status_matchers.h"
@@ -244,55 +245,7 @@ class RandomOperations {
     const auto cache = NewCache(name.first);
     if (cache == nullptr || !Accepted(cache->BeginLoad({*manifest, manifest->tokens}))) return;
     ASSERT_OK(cache->WaitLayer(kLayers - 1));
-    CheckCache(*cache, text);
-  }
-
-  // Rows, codes and sums of values.
-  static void CheckCache(const KvCache& cache, const SampleText& text) {
-    for (int layer = 0; layer < kLayers; ++layer) {
-      ASSERT_EQ(cache.tokens(layer), text.tokens());
-      for (int head = 0; head < kHeads; ++head) {
-        ASSERT_OK(CheckRows(cache, text, layer, head, 0, text.tokens()));
-        CheckCodes(cache, text, layer, head);
-        CheckSums(cache.head(layer, head), text, layer, head);
-      }
-    }
-  }
-  // The status of reading them.
-  static Status CheckRows(const KvCache& cache, const SampleText& text, int layer, int head,
-                          int64_t begin, int64_t end) {
-    std::vector<float> keys(static_cast<size_t>((end - begin) * kDim)), values(keys.size());
-    PQCACHE_RETURN_IF_ERROR(cache.ReadRows(layer, head, begin, end, keys.data(), values.data()));
-    EXPECT_EQ(keys, text.Rows(layer, head, false, begin, end)) << layer << "/" << head;
-    EXPECT_EQ(values, text.Rows(layer, head, true, begin, end)) << layer << "/" << head;
-    return Status::Ok();
-  }
-  static void CheckCodes(const KvCache& cache, const SampleText& text, int layer, int head) {
-    const HeadCache& found = cache.head(layer, head);
-    if (found.codes() == nullptr) return;
-    const int64_t n = found.paged_tokens();
-    PqIndex expected(found.shared_codebook());
-    expected.Append(n, text.Rows(layer, head, false, 0, n).data());
-    std::vector<uint8_t> a(static_cast<size_t>(n * 2)), b(a.size());
-    found.codes()->CopyPacked(0, n, a.data());
-    expected.CopyPacked(0, n, b.data());
-    EXPECT_EQ(a, b) << layer << "/" << head;
-  }
-  static void CheckSums(const HeadCache& found, const SampleText& text, int layer, int head) {
-    const int64_t n = found.paged_tokens();
-    const std::vector<float> rows = text.Rows(layer, head, true, 0, n);
-    std::vector<float> sums(
-        static_cast<size_t>((n + kValueBlockTokens - 1) / kValueBlockTokens * kDim));
-    for (int64_t t = kSinks; t < n; ++t) {
-      for (int d = 0; d < kDim; ++d) {
-        sums[static_cast<size_t>(t / kValueBlockTokens * kDim + d)] +=
-            rows[static_cast<size_t>(t * kDim + d)];
-      }
-    }
-    for (size_t block = 0; block * kDim < sums.size(); ++block) {
-      const float* sum = found.value_sum(static_cast<int64_t>(block));
-      EXPECT_TRUE(std::equal(sum, sum + kDim, &sums[block * kDim])) << "block " << block;
-    }
+    ExpectHolds(*cache, text);
   }
 
   LiveRef PickLive(Random* random) { return live_[random->Below(live_.size())]; }
@@ -347,7 +300,7 @@ class RandomOperations {
       return false;
     }
     EXPECT_OK(live->cache->WaitLayer(kLayers - 1));
-    CheckCache(*live->cache, live->text);
+    ExpectHolds(*live->cache, live->text);
     ++progress_->loaded;
     return !::testing::Test::HasFailure();
   }
@@ -382,7 +335,7 @@ class RandomOperations {
     const int64_t end = std::min(n, begin + static_cast<int64_t>(random->Below(50)));
     const int layer = static_cast<int>(random->Below(kLayers));
     const int head = static_cast<int>(random->Below(kHeads));
-    const Status status = CheckRows(*live.cache, live.text, layer, head, begin, end);
+    const Status status = ExpectRows(*live.cache, live.text, layer, head, begin, end);
     if (status.ok()) return;
     EXPECT_TRUE(live.may_miss && status.code() == StatusCode::kNotFound) << status.message();
   }
