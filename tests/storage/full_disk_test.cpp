@@ -185,7 +185,8 @@ TEST_P(FullDisk, IsToldAndNothingIsLost) {
   if (::geteuid() != 0) own_mounts = {"unshare", "-r", "-m"};
   std::vector<std::string> mount_something = own_mounts;
   mount_something.insert(mount_something.end(), {"mount", "-t", "tmpfs", "none", "/tmp"});
-  if (WaitForChild(StartProgram(mount_something, {})) != 0) {
+  const pid_t mounted = StartProgram(mount_something, {});
+  if (mounted < 0 || WaitForChild(mounted) != 0) {
     GTEST_SKIP() << "'unshare' cannot give this process mounts of its own";
   }
   const pid_t child = StartChild(std::string("FullDiskChild.DISABLED_") + GetParam(),
