@@ -47,6 +47,7 @@ class DamagedFolder : public ::testing::Test {
     for (const std::string& name : kNames) {  // each in files of its own
       const auto store = OpenPageStore("rocksdb:path=" + dir_.File("whole"));
       EXPECT_OK(SaveContext(store->get(), name, name == "small"));
+      pages_[name] = PagesOf(name);
     }
     for (const auto& entry : fs::directory_iterator(dir_.File("whole"))) {
       const std::string name = entry.path().filename().string();
@@ -76,9 +77,9 @@ class DamagedFolder : public ::testing::Test {
     return Look(store->get());
   }
 
-  static Outcome Look(PageStore* store) {
+  Outcome Look(PageStore* store) const {
     int lost = 0;
-    for (const std::string& name : kNames) lost += kSavedPages - ServedPages(store, name);
+    for (const auto& [name, pages] : pages_) lost += kSavedPages - ServedPages(store, pages);
     const PageStoreStats stats = store->stats();
     EXPECT_EQ(stats.damaged_pages + stats.missing_pages, static_cast<uint64_t>(lost));
 
@@ -89,7 +90,7 @@ class DamagedFolder : public ::testing::Test {
       // Its ids were never put, so that is one page more.
       const Result<ContextCheck> check = SavedCatalog(store).Verify(m);
       EXPECT_OK(check);
-      const int there = ServedPages(store, m.name);
+      const int there = ServedPages(store, pages_.at(m.name));
       EXPECT_GE(check->missing + check->damaged, kSavedPages - there) << m.name;
     }
     if (listing->contexts.size() + listing->damaged.size() < std::size(kNames)) {
@@ -117,6 +118,7 @@ class DamagedFolder : public ::testing::Test {
 
   const TempDir dir_{FastFolder()};
   std::map<std::string, std::string> files_;
+  std::map<std::string, std::vector<PageWrite>> pages_;  // of each context
   std::map<std::string, std::array<int, 4>> counts_;
 };
 

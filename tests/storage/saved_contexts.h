@@ -60,17 +60,18 @@ inline ContextCatalog SavedCatalog(PageStore* store) {
   return ContextCatalog(store, SampleContext("").tenant);
 }
 
-// Pages of a context that are served; each of them must be right, and of the others the status must
+// How many of the pages are served; each of them must be right, and of the others the status must
 // say that they are missing or damaged.
-inline int ServedPages(PageStore* store, const std::string& name) {
+inline int ServedPages(PageStore* store, const std::vector<PageWrite>& pages) {
   std::vector<PageRead> reads;
-  for (int page = 0; page < kSavedPages; ++page) reads.push_back({SampleKey(name, page), {}, {}});
+  for (const PageWrite& write : pages) reads.push_back({write.key, nullptr, Status::Ok()});
   store->Read(reads);
   int served = 0;
-  for (const PageRead& read : reads) {
+  for (size_t i = 0; i < reads.size(); ++i) {
+    const PageRead& read = reads[i];
     if (read.status.ok()) {
       ++served;
-      EXPECT_TRUE(SameBytes(read.page, SamplePage(read.key, 0, 64))) << name << ": silently wrong";
+      EXPECT_TRUE(SameBytes(read.page, pages[i].page)) << "page " << i << ": silently wrong";
       continue;
     }
     EXPECT_EQ(read.page, nullptr);
@@ -90,7 +91,7 @@ inline std::set<std::string> WholeContexts(PageStore* store) {
   EXPECT_TRUE(listing->damaged.empty());
   for (const ContextManifest& m : listing->contexts) {
     names.insert(m.name);
-    EXPECT_EQ(ServedPages(store, m.name), kSavedPages) << m.name;
+    EXPECT_EQ(ServedPages(store, PagesOf(m.name)), kSavedPages) << m.name;
   }
   return names;
 }
