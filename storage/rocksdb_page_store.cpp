@@ -21,6 +21,7 @@
 #include "pqcache/base/check.h"
 #include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_codec.h"
+#include "storage/manifest_mark.h"
 #include "storage/page_key_codec.h"
 #include "storage/rocksdb_call.h"
 #include "storage/store_folder.h"
@@ -92,6 +93,7 @@ struct RocksDbPageStore::Impl {
   rocksdb::ColumnFamilyHandle* records = nullptr;
   std::mutex records_mutex;      // one PutRecord looks and writes before the next one looks
   std::mutex hidden_mutex;       // guards hidden
+  std::mutex mark_mutex;         // marks are written in the order of their sizes
   std::set<std::string> hidden;  // records that could not be written; they may be in the buffer
   std::atomic<uint64_t> ingested{0};
   std::atomic<uint64_t> bytes_read{0};
@@ -106,6 +108,7 @@ struct RocksDbPageStore::Impl {
   Status Ingest(std::span<const PageWrite> pages);
   Status RemoveRange(const std::string& first, const std::string& last);
   Status Flush(const char* action, rocksdb::ColumnFamilyHandle* family);
+  Status MarkManifest();
   template <typename F>
   Status Call(const char* action, F&& call) const {
     return CallRocksDb(path, action, std::forward<F>(call));
@@ -133,6 +136,7 @@ Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec
 Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::string& path,
                                                                  rocksdb::Env* env) {
   PQCACHE_RETURN_IF_ERROR(PrepareStoreFolder(path).Annotate("rocksdb store"));
+  PQCACHE_RETURN_IF_ERROR(CheckManifestMark(path));
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->options = StoreOptions();
@@ -140,6 +144,7 @@ Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::stri
   Status opened = impl->OpenDb();
   if (!MissingTable(opened).empty()) opened = impl->OpenWithIngestFile(opened);
   if (!opened.ok()) return ExplainLock(path, opened);
+  PQCACHE_RETURN_IF_ERROR(impl->MarkManifest());
   std::error_code ignored;
   for (const auto& file : IngestFiles(path)) std::filesystem::remove(file, ignored);
   return std::unique_ptr<RocksDbPageStore>(new RocksDbPageStore(std::move(impl)));
@@ -213,12 +218,13 @@ Status RocksDbPageStore::Impl::Ingest(std::span<const PageWrite> pages) {
     return status;
   }
   // When this fails the file has to stay: see OpenWithIngestFile.
-  return Call("take in pages", [&] {
+  PQCACHE_RETURN_IF_ERROR(Call("take in pages", [&] {
     rocksdb::IngestExternalFileOptions ingest;
     ingest.move_files = true;
     ingest.write_global_seqno = false;
     return db->IngestExternalFile({file}, ingest);
-  });
+  }));
+  return MarkManifest();
 }
 
 void RocksDbPageStore::Read(std::span<PageRead> pages) {
@@ -301,12 +307,26 @@ Status RocksDbPageStore::Sync() { return impl_->Flush("sync", impl_->db->Default
 
 // There is no log: what was put is durable once its write buffer is a file.
 Status RocksDbPageStore::Impl::Flush(const char* action, rocksdb::ColumnFamilyHandle* family) {
-  return Call(action, [&] {
+  PQCACHE_RETURN_IF_ERROR(Call(action, [&] {
     rocksdb::FlushOptions flush;
     flush.wait = true;
     flush.allow_write_stall = true;  // do not wait for compactions first
     return db->Flush(flush, family);
-  });
+  }));
+  return MarkManifest();
+}
+
+Status RocksDbPageStore::Impl::MarkManifest() {
+  const std::lock_guard lock(mark_mutex);
+  std::vector<std::string> files;
+  uint64_t bytes = 0;  // that are synced
+  PQCACHE_RETURN_IF_ERROR(Call("look at the list of files", [&] {
+    return db->GetLiveFiles(files, &bytes, /*flush_memtable=*/false);
+  }));
+  for (const std::string& file : files) {
+    if (file.starts_with("/MANIFEST-")) return WriteManifestMark(path, file.substr(1), bytes);
+  }
+  return Status::Internal("rocksdb store " + path + ": has no list of files");
 }
 
 PageStoreStats RocksDbPageStore::stats() const {

@@ -11,13 +11,6 @@ namespace {
 constexpr size_t kPagesPerRead = 256;
 constexpr size_t kMaxProblems = 20;
 
-bool SameIdentity(const ContextIdentity& a, const ContextIdentity& b) {
-  return a.tenant == b.tenant && a.model == b.model && a.page.layout == b.page.layout &&
-         a.page.dtype == b.page.dtype && a.page.dim == b.page.dim &&
-         a.page.page_tokens == b.page.page_tokens && a.layers == b.layers &&
-         a.kv_heads == b.kv_heads;
-}
-
 std::vector<PageOwner> AllOwners(const ContextManifest& manifest) {
   std::vector<PageOwner> owners = manifest.owners;
   owners.push_back({0, manifest.id()});  // of codes, sums and ids, if of nothing else
@@ -78,7 +71,7 @@ Result<std::optional<StoredPrefix>> ContextCatalog::Match(const ContextIdentity&
   const std::vector<Fingerprint> chain = HashChain(identity, tokens);
   std::optional<StoredPrefix> best;
   for (ContextManifest& manifest : listing.contexts) {
-    if (!SameIdentity(manifest.identity, identity)) continue;
+    if (manifest.identity != identity) continue;
     if (codes.has_value() && manifest.codes != *codes) continue;
     const int64_t shared = SharedPrefix(manifest, tokens, chain, limit);
     if (shared > 0 && (!best.has_value() || shared > best->tokens)) {

@@ -23,6 +23,7 @@ struct ContextIdentity {
   Fingerprint model;
   PageShape page;
   int layers = 0, kv_heads = 0;
+  bool operator==(const ContextIdentity&) const = default;
 };
 
 // Of a tenant's salt; all zero for the empty salt.

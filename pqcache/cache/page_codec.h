@@ -37,6 +37,7 @@ struct PageShape {
   size_t row_bytes() const {
     return DTypeSize(dtype) * dim * (layout == PageLayout::kKeyValue ? 2 : 1);
   }
+  bool operator==(const PageShape&) const = default;
 };
 
 // What every page begins with.

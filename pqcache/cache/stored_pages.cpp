@@ -59,11 +59,7 @@ int64_t StoredRows(const ContextManifest& manifest, const PageKey& key) {
 Status CheckPageShape(const PageBytes& page, const PageShape& expected, int64_t rows) {
   PQCACHE_ASSIGN_OR_RETURN(const PageHeader header, DecodePageHeader(page.span()));
   const PageShape& found = header.shape;
-  if (found.layout == expected.layout && found.dtype == expected.dtype &&
-      found.dim == expected.dim && found.page_tokens == expected.page_tokens &&
-      header.tokens >= rows) {
-    return Status::Ok();
-  }
+  if (found == expected && header.tokens >= rows) return Status::Ok();
   const auto describe = [](const PageShape& s, int64_t n) {
     return std::to_string(n) + " rows of layout " + std::to_string(static_cast<int>(s.layout)) +
            ", " + std::string(DTypeName(s.dtype)) + ", " + std::to_string(s.dim) + " wide, " +
