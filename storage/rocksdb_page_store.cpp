@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "pqcache/base/check.h"
+#include "pqcache/base/log.h"
 #include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_codec.h"
 #include "storage/manifest_mark.h"
@@ -108,7 +109,7 @@ struct RocksDbPageStore::Impl {
   Status Ingest(std::span<const PageWrite> pages);
   Status RemoveRange(const std::string& first, const std::string& last);
   Status Flush(const char* action, rocksdb::ColumnFamilyHandle* family);
-  Status MarkManifest();
+  void MarkManifest();
   template <typename F>
   Status Call(const char* action, F&& call) const {
     return CallRocksDb(path, action, std::forward<F>(call));
@@ -144,7 +145,7 @@ Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::stri
   Status opened = impl->OpenDb();
   if (!MissingTable(opened).empty()) opened = impl->OpenWithIngestFile(opened);
   if (!opened.ok()) return ExplainLock(path, opened);
-  PQCACHE_RETURN_IF_ERROR(impl->MarkManifest());
+  impl->MarkManifest();
   std::error_code ignored;
   for (const auto& file : IngestFiles(path)) std::filesystem::remove(file, ignored);
   return std::unique_ptr<RocksDbPageStore>(new RocksDbPageStore(std::move(impl)));
@@ -218,13 +219,12 @@ Status RocksDbPageStore::Impl::Ingest(std::span<const PageWrite> pages) {
     return status;
   }
   // When this fails the file has to stay: see OpenWithIngestFile.
-  PQCACHE_RETURN_IF_ERROR(Call("take in pages", [&] {
+  return Call("take in pages", [&] {
     rocksdb::IngestExternalFileOptions ingest;
     ingest.move_files = true;
     ingest.write_global_seqno = false;
     return db->IngestExternalFile({file}, ingest);
-  }));
-  return MarkManifest();
+  });
 }
 
 void RocksDbPageStore::Read(std::span<PageRead> pages) {
@@ -313,20 +313,23 @@ Status RocksDbPageStore::Impl::Flush(const char* action, rocksdb::ColumnFamilyHa
     flush.allow_write_stall = true;  // do not wait for compactions first
     return db->Flush(flush, family);
   }));
-  return MarkManifest();
+  MarkManifest();
+  return Status::Ok();
 }
 
-Status RocksDbPageStore::Impl::MarkManifest() {
+// What was flushed is durable with or without a mark, so a mark that cannot be written is no
+// failure of the flush: the one before stays true.
+void RocksDbPageStore::Impl::MarkManifest() {
   const std::lock_guard lock(mark_mutex);
   std::vector<std::string> files;
   uint64_t bytes = 0;  // that are synced
-  PQCACHE_RETURN_IF_ERROR(Call("look at the list of files", [&] {
-    return db->GetLiveFiles(files, &bytes, /*flush_memtable=*/false);
-  }));
-  for (const std::string& file : files) {
-    if (file.starts_with("/MANIFEST-")) return WriteManifestMark(path, file.substr(1), bytes);
-  }
-  return Status::Internal("rocksdb store " + path + ": has no list of files");
+  Status status = Call("look at the list of files",
+                       [&] { return db->GetLiveFiles(files, &bytes, /*flush_memtable=*/false); });
+  const auto list = std::find_if(files.begin(), files.end(), [](const std::string& file) {
+    return file.starts_with("/MANIFEST-");
+  });
+  if (list != files.end()) status = WriteManifestMark(path, list->substr(1), bytes);
+  if (!status.ok()) Log(LogLevel::kWarning, "no new mark: " + status.message());
 }
 
 PageStoreStats RocksDbPageStore::stats() const {

@@ -140,6 +140,34 @@ TEST_F(DamagedFolder, CutOffAnywhere) {
   ASSERT_GT(counts_["sst"][0] + counts_["sst"][1], 300);
 }
 
+// A list of files with a damaged length reads as one that lost its end.
+TEST_F(DamagedFolder, EveryByteOfTheListOfFilesCounts) {
+  for (const auto& [file, bytes] : files_) {
+    if (KindOf(file) != "MANIFEST") continue;
+    for (size_t at = 0; at < bytes.size(); ++at) {
+      for (const int bit : {static_cast<int>(at % 8), 4}) {
+        std::string damaged = bytes;
+        damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
+        ASSERT_EQ(With(file, damaged), Outcome::kRefused) << "bit " << bit << " of byte " << at;
+      }
+    }
+  }
+}
+
+// What was written is durable without a mark: saving must not fail, or its pages would go.
+TEST_F(DamagedFolder, AMarkThatCannotBeWrittenIsNoFailure) {
+  const std::string folder = dir_.File("unmarked");
+  const auto store = OpenPageStore("rocksdb:path=" + folder);
+  ASSERT_OK(store);
+  const std::string mark = folder + "/PQCACHE_STORE.manifest";
+  fs::remove(mark);
+  fs::create_directories(mark + "/in the way");
+  ASSERT_OK(SaveContext(store->get(), "small", true));
+  const auto listing = SavedCatalog(store->get()).List();
+  ASSERT_OK(listing);
+  EXPECT_EQ(listing->contexts.size(), 1u);
+}
+
 TEST_F(DamagedFolder, FlippedBits) {
   std::vector<std::string> names;
   for (const auto& [file, bytes] : files_) {
