@@ -39,22 +39,13 @@ class BenchCommand : public Command {
       return Status::InvalidArgument("expected --model and --codebooks together, or neither");
     }
     if (!model_.model.empty()) PQCACHE_RETURN_IF_ERROR(model_.Prepare());
-    if (!(ratio_ >= 0 && ratio_ <= 1)) {
-      return Status::InvalidArgument("--attn-ratio is " + std::to_string(ratio_) +
-                                     ", expected 0 to 1");
-    }
-    const std::pair<const char*, std::pair<int64_t, int64_t>> counts[] = {
-        {"--ctx", {options_.tokens, 1 << 24}},
-        {"--layers", {layers_, 1024}},
-        {"--kv-heads", {kv_heads_, 128}},
-        {"--dim", {dim_, 1024}},
-        {"--page-tokens", {page_tokens_, kMaxPageTokens}},
-        {"--rounds", {rounds_, 1000}}};
-    for (const auto& [name, value] : counts) {
-      if (value.first >= 1 && value.first <= value.second) continue;
-      return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value.first) +
-                                     ", expected 1 to " + std::to_string(value.second));
-    }
+    PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-ratio", ratio_));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--ctx", options_.tokens, 1, 1 << 24));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--layers", layers_, 1, 1024));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--kv-heads", kv_heads_, 1, 128));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--dim", dim_, 1, 1024));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--page-tokens", page_tokens_, 1, kMaxPageTokens));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--rounds", rounds_, 1, 1000));
     return Status::Ok();
   }
 

@@ -15,19 +15,6 @@ namespace {
 
 constexpr double kDefaultRatio = 0.02;
 
-Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return Status::Ok();
-  return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value) +
-                                 ", expected " + std::to_string(low) + " to " +
-                                 std::to_string(high));
-}
-
-Status CheckShare(const char* name, double value) {
-  if (value >= 0 && value <= 1) return Status::Ok();
-  return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value) +
-                                 ", expected 0 to 1");
-}
-
 Status CheckWord(const char* name, const std::string& value, const char* first,
                  const char* second) {
   if (value == first || value == second) return Status::Ok();
@@ -40,6 +27,19 @@ Json Mean(double sum, int64_t count) {
 }
 
 }  // namespace
+
+Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return Status::Ok();
+  return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value) +
+                                 ", expected " + std::to_string(low) + " to " +
+                                 std::to_string(high));
+}
+
+Status CheckShare(const char* name, double value) {
+  if (value >= 0 && value <= 1) return Status::Ok();
+  return Status::InvalidArgument(std::string(name) + " is " + std::to_string(value) +
+                                 ", expected 0 to 1");
+}
 
 void ModelFlags::Declare(Flags* flags) {
   flags->Text("-m,--model", &model, "Hugging Face directory");

@@ -15,6 +15,10 @@
 
 namespace pqcache::tools {
 
+// InvalidArgument naming the flag if its value is not in [low, high], or not in [0, 1].
+Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high);
+Status CheckShare(const char* name, double value);
+
 // -m, -t, --dtype, --device, --seed
 struct ModelFlags {
   std::string model, dtype = "auto", device = "cpu";

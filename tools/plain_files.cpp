@@ -21,12 +21,6 @@ PlainFiles::~PlainFiles() {
   for (int file : files_) ::close(file);
 }
 
-size_t PlainFiles::HashKey::operator()(const PageKey& key) const {
-  const uint64_t numbers[] = {static_cast<uint64_t>(key.layer), static_cast<uint64_t>(key.head),
-                              static_cast<uint64_t>(key.page), static_cast<uint64_t>(key.kind)};
-  return Checksum64(numbers, sizeof(numbers));
-}
-
 Status PlainFiles::Put(std::span<const PageWrite> pages) {
   const std::string path = folder_ + "/pages-" + std::to_string(files_.size());
   const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "pqcache/cache/page_store.h"
+#include "storage/page_key_codec.h"
 
 namespace pqcache::tools {
 
@@ -31,13 +32,9 @@ class PlainFiles {
     int64_t offset = 0;
     size_t bytes = 0;
   };
-  struct HashKey {
-    size_t operator()(const PageKey& key) const;
-  };
-
   std::string folder_;
   std::vector<int> files_;  // descriptors
-  std::unordered_map<PageKey, Place, HashKey> places_;
+  std::unordered_map<PageKey, Place, storage::PageKeyHash> places_;
 };
 
 }  // namespace pqcache::tools

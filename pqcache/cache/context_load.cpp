@@ -35,7 +35,7 @@ class HeadReader {
       if (wanted) reads->push_back({RowPageKey(m, layer_, head_, page), nullptr, Status::Ok()});
     }
     codes_ = reads->size();
-    const int64_t paged = std::max<int64_t>(0, prefix_.tokens - options_.local_window);
+    const int64_t paged = HeadCache::PagedTokens(options_, prefix_.tokens);
     if (options_.codebook != nullptr) AddKind(PageKind::kCodes, paged, kCodesPerPage, reads);
     sums_ = reads->size();
     if (options_.value_sums) {
@@ -48,9 +48,8 @@ class HeadReader {
     const PageShape& shape = prefix_.manifest.identity.page;
     StoredHead stored;
     stored.tokens = prefix_.tokens;
-    stored.owners =
-        OwnersBelow(prefix_.manifest, std::max<int64_t>(0, prefix_.tokens - options_.local_window) /
-                                          shape.page_tokens);
+    stored.owners = OwnersBelow(
+        prefix_.manifest, HeadCache::PagedTokens(options_, prefix_.tokens) / shape.page_tokens);
     const std::span<const PageRead> rows = reads.subspan(first_, codes_ - first_);
     stored.row = [rows, &shape](int64_t position) {
       const int64_t page = position / shape.page_tokens;

@@ -26,7 +26,6 @@ HeadCache::HeadCache(HeadCacheOptions options)
 HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCache(other.options_) {
   tokens_ = other.tokens_;
   paged_tokens_ = other.paged_tokens_;
-  owners_ = other.owners_;
   HandOver(other.page_owners(), context);
   finite_ = other.finite_;
   std::copy_n(other.sinks_.data(), sinks_.size(), sinks_.data());
@@ -38,8 +37,12 @@ HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCac
   if (other.keys_ != nullptr) keys_ = other.keys_->Clone();
 }
 
+int64_t HeadCache::PagedTokens(const HeadCacheOptions& options, int64_t tokens) {
+  return std::max<int64_t>(0, tokens - options.local_window);
+}
+
 int64_t HeadCache::FirstRowNeeded(const HeadCacheOptions& options, int64_t tokens) {
-  const int64_t paged = std::max<int64_t>(0, tokens - options.local_window);
+  const int64_t paged = PagedTokens(options, tokens);
   const int64_t open_page = paged / options.page.page_tokens * options.page.page_tokens;
   if (!options.value_sums) return open_page;
   return std::min(open_page, paged / kValueBlockTokens * kValueBlockTokens);
@@ -49,7 +52,7 @@ HeadCache::HeadCache(HeadCacheOptions options, StoredHead stored) : HeadCache(st
   PQCACHE_CHECK(options_.page.layout == PageLayout::kKeyValue, "stored heads have keys and values");
   const int64_t window = options_.local_window;
   tokens_ = stored.tokens;
-  paged_tokens_ = std::max<int64_t>(0, tokens_ - window);
+  paged_tokens_ = PagedTokens(options_, tokens_);
   owners_ = std::move(stored.owners);
   for (int64_t t = 0; t < std::min<int64_t>(options_.n_sink, tokens_); ++t) {
     std::memcpy(sinks_.data() + t * row_bytes_, stored.row(t), row_bytes_);

@@ -57,6 +57,8 @@ struct StoredHead {
 
 class HeadCache {
  public:
+  // Of so many tokens, those that have left the window.
+  static int64_t PagedTokens(const HeadCacheOptions& options, int64_t tokens);
   // See StoredHead: the first row behind the sinks that a head of so many tokens is restored from.
   static int64_t FirstRowNeeded(const HeadCacheOptions& options, int64_t tokens);
 

@@ -30,9 +30,9 @@ Status CheckOptions(const KvCacheOptions& o) {
                                    std::to_string(o.local_window) +
                                    ", expected at least 0 and at least 1");
   }
-  if (o.page.page_tokens < 1 || o.page.page_tokens > 4096) {
+  if (o.page.page_tokens < 1 || o.page.page_tokens > kMaxPageTokens) {
     return Status::InvalidArgument("page_tokens is " + std::to_string(o.page.page_tokens) +
-                                   ", expected 1 to 4096");
+                                   ", expected 1 to " + std::to_string(kMaxPageTokens));
   }
   return Status::Ok();
 }
@@ -168,10 +168,10 @@ Status KvCache::BeginLoad(StoredPrefix prefix) {
   if (!difference.empty()) {
     return Status::InvalidArgument("stored context " + m.name + ": " + difference);
   }
-  if (codebooks_ != nullptr && m.codes != stored_codes()) {
+  const StoredCodes codes = stored_codes();
+  if (codebooks_ != nullptr && m.codes != codes) {
     return Status::InvalidArgument("stored context " + m.name + ": its codes are of codebooks " +
-                                   m.codes.codebooks.Hex() + ", expected " +
-                                   stored_codes().codebooks.Hex());
+                                   m.codes.codebooks.Hex() + ", expected " + codes.codebooks.Hex());
   }
   load_ = std::make_unique<ContextLoad>(
       std::move(prefix), store_, [this](int layer, int head) { return HeadOptions(layer, head); });

@@ -97,13 +97,12 @@ class KvCache {
   KvCache(const KvCacheOptions& options, PageStore* store, ThreadPool* pool);
   Status CheckUsable(int layer) const;
   Status ReserveMemory();
+  HeadCacheOptions HeadOptions(int layer, int head) const;
+  Status InstallLayer(int layer);
 
   KvCacheOptions options_;
   PageStore* store_;
   ThreadPool* pool_;
-  HeadCacheOptions HeadOptions(int layer, int head) const;
-  Status InstallLayer(int layer);
-
   std::shared_ptr<const CodebookSet> codebooks_;  // may be null
   uint64_t reserved_ = 0;
   mutable std::atomic<bool> missed_page_{false};

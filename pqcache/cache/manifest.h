@@ -42,7 +42,7 @@ struct ContextManifest {
   Fingerprint context;  // whose codes, value sums and token ids these are
   StoredCodes codes;
   int64_t tokens = 0;
-  std::vector<PageOwner> owners;   // of the pages of rows; the last end is PagesOf(tokens)
+  std::vector<PageOwner> owners;   // of the pages of rows; the last end is row_pages()
   std::vector<Fingerprint> chain;  // HashChain of the tokens
   uint64_t bytes = 0;              // of all pages that the manifest speaks of
   int64_t created = 0;             // seconds since 1970

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "pqcache/base/check.h"
+
 namespace pqcache::testing {
 
 inline std::string_view TextOf(std::span<const uint8_t> bytes) {
@@ -25,6 +27,16 @@ inline void OverwriteFixed32(size_t at, uint32_t value, std::vector<uint8_t>* by
 }
 inline void OverwriteFixed64(size_t at, uint64_t value, std::vector<uint8_t>* bytes) {
   for (size_t i = 0; i < 8; ++i) bytes->at(at + i) = static_cast<uint8_t>(value >> (8 * i));
+}
+
+// Reads the input as it is, and resealed: with the lengths and checksums that its content asks for.
+// `try_bytes` is true for what can be read; that must have been sealed so already.
+inline void TryRawAndResealed(std::span<const uint8_t> input,
+                              std::vector<uint8_t> (*reseal)(std::span<const uint8_t>),
+                              bool (*try_bytes)(std::span<const uint8_t>)) {
+  const std::vector<uint8_t> resealed = reseal(input);
+  try_bytes(resealed);
+  if (try_bytes(input)) PQCACHE_CHECK(SameBytes(input, resealed), "not how it is sealed");
 }
 
 }  // namespace pqcache::testing

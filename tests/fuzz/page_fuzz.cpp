@@ -43,10 +43,6 @@ bool Try(std::span<const uint8_t> bytes) {
 }  // namespace pqcache
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const std::vector<uint8_t> resealed = pqcache::Resealed({data, size});
-  pqcache::Try(resealed);
-  if (pqcache::Try({data, size})) {
-    PQCACHE_CHECK(pqcache::testing::SameBytes({data, size}, resealed), "not how pages are sealed");
-  }
+  pqcache::testing::TryRawAndResealed({data, size}, pqcache::Resealed, pqcache::Try);
   return 0;
 }

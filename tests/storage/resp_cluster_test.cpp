@@ -135,9 +135,11 @@ class SlotMove {
         from_(cluster->HomeOf(key)),
         to_((from_ + 1) % cluster->size()) {}
 
-  void Begin() {
+  // Moves the first half of the layer's pages.
+  void BeginWithHalf(const std::vector<PageKey>& layer) {
     Set(to_, "IMPORTING", from_);
     Set(from_, "MIGRATING", to_);
+    for (size_t i = 0; i < layer.size() / 2; ++i) MoveKey(RespPageKey(layer[i]));
   }
   void MoveKey(const std::string& key) {
     const std::string port = std::to_string(cluster_->node(to_).address().port);
@@ -169,13 +171,17 @@ class SlotMove {
   const int from_, to_;
 };
 
-TEST_F(RespClusterTest, FollowsASlotThatMoves) {
+std::vector<PageKey> LayerOfEight() {
   std::vector<PageKey> layer;
   for (int page = 0; page < 8; ++page) layer.push_back(SampleKey("b", page));
+  return layer;
+}
+
+TEST_F(RespClusterTest, FollowsASlotThatMoves) {
+  std::vector<PageKey> layer = LayerOfEight();
   ASSERT_OK(PutAll(store_.get(), layer));
   SlotMove move(cluster_.get(), RespPageKey(layer[0]));
-  move.Begin();
-  for (int page = 0; page < 4; ++page) move.MoveKey(RespPageKey(layer[static_cast<size_t>(page)]));
+  move.BeginWithHalf(layer);
   EXPECT_TRUE(AllServed(store_.get(), {layer[0]}));  // ASK
   EXPECT_TRUE(AllServed(store_.get(), layer));       // the batch is on two servers
   const PageKey fresh = SampleKey("b", 8);
@@ -195,12 +201,10 @@ TEST_F(RespClusterTest, FollowsASlotThatMoves) {
 }
 
 TEST_F(RespClusterTest, RemovesAContextWhoseSlotIsMoving) {
-  std::vector<PageKey> layer;
-  for (int page = 0; page < 8; ++page) layer.push_back(SampleKey("b", page));
+  std::vector<PageKey> layer = LayerOfEight();
   ASSERT_OK(PutAll(store_.get(), layer));
   SlotMove move(cluster_.get(), RespPageKey(layer[0]));
-  move.Begin();
-  for (int page = 0; page < 4; ++page) move.MoveKey(RespPageKey(layer[static_cast<size_t>(page)]));
+  move.BeginWithHalf(layer);
   EXPECT_OK(store_->RemoveContext(layer[0].context));
   EXPECT_EQ(move.KeysAt(true) + move.KeysAt(false), 0);
 }

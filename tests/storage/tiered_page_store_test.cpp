@@ -15,6 +15,7 @@
 
 #include "storage/memory_page_store.h"
 #include "tests/storage/page_samples.h"
+#include "tests/support/forwarding_store.h"
 #include "tests/support/status_matchers.h"
 
 namespace pqcache::storage {
@@ -29,34 +30,19 @@ PageRef CopyOf(const PageRef& page) {
 }
 
 // Pages outside of the tier's memory: like a disk, it shares no buffer with anybody.
-class StoreOfCopies : public PageStore {
+class StoreOfCopies : public testing::ForwardingStore {
  public:
   Status Put(std::span<const PageWrite> pages) override {
     std::vector<PageWrite> copies;
     for (const PageWrite& write : pages) copies.push_back({write.key, CopyOf(write.page)});
-    return pages_.Put(copies);
+    return ForwardingStore::Put(copies);
   }
   void Read(std::span<PageRead> pages) override {
-    pages_.Read(pages);
+    ForwardingStore::Read(pages);
     for (PageRead& read : pages) {
       if (read.page != nullptr) read.page = CopyOf(read.page);
     }
   }
-  Status RemoveContext(const ContextId& context) override { return pages_.RemoveContext(context); }
-  Status Sync() override { return Status::Ok(); }
-  PageStoreStats stats() const override { return pages_.stats(); }
-  Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
-    return pages_.PutRecord(key, value);
-  }
-  Result<std::string> GetRecord(const RecordKey& key) override { return pages_.GetRecord(key); }
-  Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {
-    return pages_.ListRecords(tenant);
-  }
-  Status RemoveRecord(const RecordKey& key) override { return pages_.RemoveRecord(key); }
-  Status ReserveMemory(const void*, uint64_t) override { return Status::Ok(); }
-
- private:
-  MemoryPageStore pages_{kNoMemoryLimit};
 };
 
 // A store below that counts its reads, can fail, and can be caught between reading and returning.

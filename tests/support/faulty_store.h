@@ -5,16 +5,15 @@
 #include <algorithm>
 #include <functional>
 #include <map>
-#include <memory>
 #include <string>
 
 #include "pqcache/cache/page_codec.h"
-#include "storage/memory_page_store.h"
 #include "storage/memory_reservations.h"
+#include "tests/support/forwarding_store.h"
 
 namespace pqcache::testing {
 
-class FaultyStore : public PageStore {
+class FaultyStore : public ForwardingStore {
  public:
   // Pages for which these hold read as missing or with a flipped bit.
   std::function<bool(const PageKey&)> loses = [](const PageKey&) { return false; };
@@ -29,10 +28,10 @@ class FaultyStore : public PageStore {
   Status Put(std::span<const PageWrite> pages) override {
     PQCACHE_RETURN_IF_ERROR(put_status);
     pages_put += pages.size();
-    return pages_.Put(pages);
+    return ForwardingStore::Put(pages);
   }
   void Read(std::span<PageRead> pages) override {
-    pages_.Read(pages);
+    ForwardingStore::Read(pages);
     largest_batch = std::max(largest_batch, pages.size());
     for (PageRead& read : pages) {
       ++pages_read[read.key.page];
@@ -46,17 +45,6 @@ class FaultyStore : public PageStore {
       }
     }
   }
-  Status RemoveContext(const ContextId& context) override { return pages_.RemoveContext(context); }
-  Status Sync() override { return pages_.Sync(); }
-  PageStoreStats stats() const override { return pages_.stats(); }
-  Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
-    return pages_.PutRecord(key, value);
-  }
-  Result<std::string> GetRecord(const RecordKey& key) override { return pages_.GetRecord(key); }
-  Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {
-    return pages_.ListRecords(tenant);
-  }
-  Status RemoveRecord(const RecordKey& key) override { return pages_.RemoveRecord(key); }
   Status ReserveMemory(const void* owner, uint64_t bytes) override {
     const uint64_t total = reservations_.TotalWith(owner, bytes);
     if (bytes > 0 && total > memory) {
@@ -70,7 +58,6 @@ class FaultyStore : public PageStore {
 
  private:
   storage::MemoryReservations reservations_;
-  storage::MemoryPageStore pages_{storage::kNoMemoryLimit};
 };
 
 }  // namespace pqcache::testing

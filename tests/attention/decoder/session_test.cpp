@@ -8,6 +8,7 @@
 
 #include "attention/decoder/self_text.h"
 #include "storage/stores.h"
+#include "tests/attention/decoder/small_decoder.h"
 #include "tests/support/faulty_store.h"
 #include "tests/support/status_matchers.h"
 
@@ -17,21 +18,13 @@ namespace {
 using testing::ExpectError;
 using testing::FaultyStore;
 
-class SessionTest : public ::testing::Test {
+class SessionTest : public testing::SmallDecoderTest {
  protected:
+  SessionTest() : SmallDecoderTest(60) {}
   void SetUp() override {
-    auto decoder =
-        Decoder::Load(std::string(PQCACHE_SOURCE_DIR) + "/tests/fixtures/hf/llama_gqa_rope3_tied",
-                      ComputeDType::kFloat32, &pool_);
-    ASSERT_OK(decoder);
-    decoder_ = std::move(*decoder);
+    SmallDecoderTest::SetUp();
     store_ = std::move(*storage::OpenPageStore("memory"));
     storage_.store = store_.get();
-    storage_.n_sink = 2;
-    storage_.local_window = 8;
-    storage_.page_tokens = 4;
-    storage_.keep_keys = true;
-    for (int64_t t = 0; t < 60; ++t) tokens_.push_back(t * 37 % 256);
   }
 
   std::unique_ptr<Session> Start(CacheAttentionOptions options) {
@@ -40,18 +33,7 @@ class SessionTest : public ::testing::Test {
     return std::move(*session);
   }
 
-  static CacheAttentionOptions Flat(int64_t tokens) {
-    CacheAttentionOptions options;
-    options.policy = std::move(*CreatePolicy("flat"));
-    options.budget.tokens = tokens;
-    return options;
-  }
-
-  ThreadPool pool_{2};
-  std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<PageStore> store_;
-  SessionStorage storage_;
-  std::vector<int64_t> tokens_;
 };
 
 TEST_F(SessionTest, PrefillInPartsEqualsPrefillAtOnce) {

@@ -6,6 +6,7 @@
 #include "pqcache/cache/context_catalog.h"
 #include "storage/memory_page_store.h"
 #include "storage/stores.h"
+#include "tests/attention/decoder/small_decoder.h"
 #include "tests/support/faulty_store.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
@@ -16,27 +17,10 @@ namespace {
 using testing::ExpectError;
 using testing::FaultyStore;
 
-class StoredSession : public ::testing::Test {
+class StoredSession : public testing::SmallDecoderTest {
  protected:
-  void SetUp() override {
-    auto decoder =
-        Decoder::Load(std::string(PQCACHE_SOURCE_DIR) + "/tests/fixtures/hf/llama_gqa_rope3_tied",
-                      ComputeDType::kFloat32, &pool_);
-    ASSERT_OK(decoder);
-    decoder_ = std::move(*decoder);
-    kept_.n_sink = 2;
-    kept_.local_window = 8;
-    kept_.page_tokens = 4;
-    kept_.keep_keys = true;
-    for (int64_t t = 0; t < 150; ++t) tokens_.push_back(t * 37 % 256);
-  }
+  StoredSession() : SmallDecoderTest(150) {}
 
-  static CacheAttentionOptions Flat() {
-    CacheAttentionOptions options;
-    options.policy = std::move(*CreatePolicy("flat"));
-    options.budget.tokens = 9;
-    return options;
-  }
   // Logits behind the question, and behind each token of an answer.
   template <typename S>
   std::vector<std::vector<float>> Ask(S* session) {
@@ -51,14 +35,14 @@ class StoredSession : public ::testing::Test {
   // What a run gives that computes the context and goes on.
   std::vector<std::vector<float>> Uninterrupted() {
     storage::MemoryPageStore store(storage::kNoMemoryLimit);
-    kept_.store = &store;
-    const auto session = Session::Create(decoder_.get(), kept_, Flat());
+    storage_.store = &store;
+    const auto session = Session::Create(decoder_.get(), storage_, Flat(9));
     EXPECT_OK((*session)->Prefill(tokens_, 0, nullptr));
     return Ask(session->get());
   }
   void Save(PageStore* store) {
-    kept_.store = store;
-    const auto session = Session::Create(decoder_.get(), kept_, ExactAttention());
+    storage_.store = store;
+    const auto session = Session::Create(decoder_.get(), storage_, ExactAttention());
     ASSERT_OK((*session)->Prefill(tokens_, 0, nullptr));
     const auto published = (*session)->Save("c", tokens_);
     ASSERT_OK(published);
@@ -66,9 +50,9 @@ class StoredSession : public ::testing::Test {
   }
   std::unique_ptr<ResumableSession> Open(PageStore* store, OnMissing on_missing) {
     ResumableOptions options;
-    options.storage = kept_;
+    options.storage = storage_;
     options.storage.store = store;
-    options.attention = Flat();
+    options.attention = Flat(9);
     options.on_missing = on_missing;
     options.make_memory_store = [] {
       return std::make_unique<storage::MemoryPageStore>(storage::kNoMemoryLimit);
@@ -81,10 +65,6 @@ class StoredSession : public ::testing::Test {
     return std::move(*session);
   }
 
-  ThreadPool pool_{2};
-  std::unique_ptr<Decoder> decoder_;
-  SessionStorage kept_;
-  std::vector<int64_t> tokens_;
   const std::vector<int64_t> question_ = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5};
   int mended_ = 0;
 };
@@ -128,8 +108,8 @@ TEST_F(StoredSession, FailsWhenThatIsTheChoice) {
   Save(&store);
   store.loses = [](const PageKey& key) { return key.kind == PageKind::kRows && key.page < 30; };
   ResumableOptions options;
-  options.storage = kept_;
-  options.attention = Flat();
+  options.storage = storage_;
+  options.attention = Flat(9);
   options.on_missing = OnMissing::kFail;
   const ContextManifest manifest = *ContextCatalog(&store, {}).Find("c");
   ExpectError(ResumableSession::Create(decoder_.get(), std::move(options),
