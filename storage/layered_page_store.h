@@ -30,6 +30,9 @@ class LayeredPageStore final : public PageStore {
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
     return far_->PutRecord(key, value);
   }
+  Status ReplaceRecord(const RecordKey& key, std::string_view value) override {
+    return far_->ReplaceRecord(key, value);
+  }
   Result<std::string> GetRecord(const RecordKey& key) override { return far_->GetRecord(key); }
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {
     return far_->ListRecords(tenant);

@@ -276,6 +276,12 @@ Result<bool> RespPageStore::PutRecord(const RecordKey& key, std::string_view val
   return reply.integer == 1;
 }
 
+Status RespPageStore::ReplaceRecord(const RecordKey& key, std::string_view value) {
+  PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
+  return Ask({"HSET", RespRecordsKey(key.tenant), key.name, value}, "put record " + key.name)
+      .status();
+}
+
 Result<std::string> RespPageStore::GetRecord(const RecordKey& key) {
   PQCACHE_ASSIGN_OR_RETURN(RespReply reply, Ask({"HGET", RespRecordsKey(key.tenant), key.name},
                                                 "read record " + key.name));

@@ -9,8 +9,8 @@
 // the timeout once more to take back what it wrote.
 //
 // Durable is what the servers make durable: once Put returned OK the master has the pages, and what
-// it and its replicas do with them is its configuration. An IoError of PutRecord or Put leaves open
-// what the server has done.
+// it and its replicas do with them is its configuration. An IoError of Put or of a record's
+// writing leaves open what the server has done.
 //
 // Memory: batches in flight, at most kWindowBytes of commands a call and the replies to
 // kWindowReads pages.
@@ -57,6 +57,7 @@ class RespPageStore final : public PageStore {
   Status Sync() override { return Status::Ok(); }
   PageStoreStats stats() const override;
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;
+  Status ReplaceRecord(const RecordKey& key, std::string_view value) override;
   Result<std::string> GetRecord(const RecordKey& key) override;
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override;
   Status RemoveRecord(const RecordKey& key) override;

@@ -66,6 +66,8 @@ rocksdb::Options StoreOptions() {
   options.create_missing_column_families = true;
   options.paranoid_checks = true;
   options.use_fsync = true;
+  // What is not synced may go, and a record whose writing failed must not become durable at last.
+  options.avoid_flush_during_shutdown = true;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(TableOptions()));
   options.compression = rocksdb::kNoCompression;
   options.bottommost_compression = rocksdb::kNoCompression;

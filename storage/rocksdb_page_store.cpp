@@ -22,6 +22,7 @@
 #include "pqcache/base/log.h"
 #include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_codec.h"
+#include "pqcache/cache/stored_pages.h"
 #include "storage/manifest_mark.h"
 #include "storage/page_key_codec.h"
 #include "storage/rocksdb_call.h"
@@ -92,10 +93,12 @@ struct RocksDbPageStore::Impl {
   rocksdb::Options options;
   std::unique_ptr<rocksdb::DB> db;
   rocksdb::ColumnFamilyHandle* records = nullptr;
-  std::mutex records_mutex;      // one PutRecord looks and writes before the next one looks
-  std::mutex hidden_mutex;       // guards hidden
-  std::mutex mark_mutex;         // marks are written in the order of their sizes
-  std::set<std::string> hidden;  // records that could not be written; they may be in the buffer
+  std::mutex records_mutex;  // one writer looks and writes before the next one looks
+  std::mutex undone_mutex;   // guards undone
+  std::mutex mark_mutex;     // marks are written in the order of their sizes
+  // Records whose writing failed: what was written may lie in the buffer and become durable later,
+  // so what was there before (nothing: no record) is served in its place until it is written back.
+  std::map<std::string, std::optional<std::string>> undone;
   std::atomic<uint64_t> ingested{0};
   std::atomic<uint64_t> bytes_read{0};
   std::atomic<uint64_t> damaged{0};
@@ -110,6 +113,9 @@ struct RocksDbPageStore::Impl {
   Status RemoveRange(const std::string& first, const std::string& last);
   Status Flush(const char* action, rocksdb::ColumnFamilyHandle* family);
   void MarkManifest();
+  Status WriteRecord(const std::string& key, std::string_view value,
+                     const std::optional<std::string>& before);
+  Status RestoreRecords();
   template <typename F>
   Status Call(const char* action, F&& call) const {
     return CallRocksDb(path, action, std::forward<F>(call));
@@ -120,7 +126,11 @@ struct RocksDbPageStore::Impl {
 };
 
 RocksDbPageStore::RocksDbPageStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-RocksDbPageStore::~RocksDbPageStore() = default;
+RocksDbPageStore::~RocksDbPageStore() {
+  const Status status = impl_->RestoreRecords();
+  if (!status.ok())
+    Log(LogLevel::kWarning, "a record that was not written may show up later: " + status.message());
+}
 
 Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec) {
   static constexpr std::string_view kKnown[] = {"path"};
@@ -285,6 +295,8 @@ Status RocksDbPageStore::RemoveContext(const ContextId& context) {
 }
 
 Status RocksDbPageStore::Impl::RemoveRange(const std::string& first, const std::string& last) {
+  // A record that may still become durable must not speak of pages that are gone.
+  PQCACHE_RETURN_IF_ERROR(RestoreRecords());
   const rocksdb::Slice begin = first, end = last;
   rocksdb::ColumnFamilyHandle* family = db->DefaultColumnFamily();
   // Whole files go first: that takes next to no disk space, so a context can be removed from a full
@@ -295,12 +307,14 @@ Status RocksDbPageStore::Impl::RemoveRange(const std::string& first, const std::
   PQCACHE_RETURN_IF_ERROR(
       Call("remove context", [&] { return db->DeleteRange(WithoutLog(), family, begin, end); }));
   PQCACHE_RETURN_IF_ERROR(Flush("sync", family));
-  return Call("compact after removal", [&] {
+  PQCACHE_RETURN_IF_ERROR(Call("compact after removal", [&] {
     const rocksdb::Status s =
         db->CompactRange(rocksdb::CompactRangeOptions(), family, &begin, &end);
     // On a nearly full disk the files at both ends wait for a later compaction.
     return s.IsCompactionTooLarge() ? rocksdb::Status::OK() : s;
-  });
+  }));
+  MarkManifest();
+  return Status::Ok();
 }
 
 Status RocksDbPageStore::Sync() { return impl_->Flush("sync", impl_->db->DefaultColumnFamily()); }
@@ -346,26 +360,54 @@ Result<bool> RocksDbPageStore::PutRecord(const RecordKey& key, std::string_view 
   const Result<std::string> present = GetRecord(key);
   if (present.ok()) return false;
   if (present.status().code() != StatusCode::kNotFound) return present.status();
-  const std::string bytes = EncodeRecordKey(key);
-  const rocksdb::Slice slice(value.data(), value.size());
-  PQCACHE_RETURN_IF_ERROR(impl_->Call(
-      "put record", [&] { return impl_->db->Put(WithoutLog(), impl_->records, bytes, slice); }));
-  const Status flushed = impl_->Flush("sync records", impl_->records);
-  const std::lock_guard hidden_lock(impl_->hidden_mutex);
-  if (flushed.ok()) {
-    impl_->hidden.erase(bytes);
-    return true;
-  }
-  // Nothing can be written any more, not even a removal, so what is in the buffer is hidden.
-  impl_->hidden.insert(bytes);
+  PQCACHE_RETURN_IF_ERROR(impl_->WriteRecord(EncodeRecordKey(key), value, std::nullopt));
+  return true;
+}
+
+Status RocksDbPageStore::ReplaceRecord(const RecordKey& key, std::string_view value) {
+  PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
+  const std::lock_guard lock(impl_->records_mutex);
+  const Result<std::string> present = GetRecord(key);
+  if (!present.ok() && present.status().code() != StatusCode::kNotFound) return present.status();
+  return impl_->WriteRecord(EncodeRecordKey(key), value,
+                            present.ok() ? std::optional(*present) : std::nullopt);
+}
+
+Status RocksDbPageStore::Impl::WriteRecord(const std::string& key, std::string_view value,
+                                           const std::optional<std::string>& before) {
+  PQCACHE_RETURN_IF_ERROR(RestoreRecords());
+  PQCACHE_RETURN_IF_ERROR(Call("put record", [&] {
+    return db->Put(WithoutLog(), records, key, rocksdb::Slice(value.data(), value.size()));
+  }));
+  const Status flushed = Flush("sync records", records);
+  if (flushed.ok()) return flushed;
+  const std::lock_guard lock(undone_mutex);
+  undone.emplace(key, before);
   return flushed;
+}
+
+Status RocksDbPageStore::Impl::RestoreRecords() {
+  const std::lock_guard lock(undone_mutex);
+  if (undone.empty()) return Status::Ok();
+  for (const auto& [key, before] : undone) {
+    PQCACHE_RETURN_IF_ERROR(Call("restore record", [&] {
+      return before.has_value() ? db->Put(WithoutLog(), records, key, *before)
+                                : db->Delete(WithoutLog(), records, key);
+    }));
+  }
+  PQCACHE_RETURN_IF_ERROR(Flush("sync records", records));
+  undone.clear();
+  return Status::Ok();
 }
 
 Result<std::string> RocksDbPageStore::GetRecord(const RecordKey& key) {
   const std::string bytes = EncodeRecordKey(key);
   {
-    const std::lock_guard lock(impl_->hidden_mutex);
-    if (impl_->hidden.contains(bytes)) return Status::NotFound("record " + key.name);
+    const std::lock_guard lock(impl_->undone_mutex);
+    if (const auto it = impl_->undone.find(bytes); it != impl_->undone.end()) {
+      if (it->second.has_value()) return *it->second;
+      return Status::NotFound("record " + key.name);
+    }
   }
   std::string value;
   const Status status = impl_->Call("read record", [&] {
@@ -377,22 +419,29 @@ Result<std::string> RocksDbPageStore::GetRecord(const RecordKey& key) {
 
 Result<std::vector<Record>> RocksDbPageStore::ListRecords(const Fingerprint& tenant) {
   const std::string begin = EncodeRecordKey({tenant, ""});
-  std::vector<Record> list;
-  const std::lock_guard lock(impl_->hidden_mutex);
+  std::map<std::string, std::optional<std::string>> found;
+  const std::lock_guard lock(impl_->undone_mutex);
   PQCACHE_RETURN_IF_ERROR(impl_->Call("list records", [&] {
     const std::unique_ptr<rocksdb::Iterator> it(
         impl_->db->NewIterator(rocksdb::ReadOptions(), impl_->records));
     for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) {
-      if (impl_->hidden.contains(it->key().ToString())) continue;
-      list.push_back({*DecodeRecordKey(it->key().ToStringView()), it->value().ToString()});
+      found[it->key().ToString()] = it->value().ToString();
     }
     return it->status();
   }));
+  for (const auto& [key, before] : impl_->undone) {
+    if (key.starts_with(begin)) found[key] = before;
+  }
+  std::vector<Record> list;
+  for (auto& [key, value] : found) {
+    if (value.has_value()) list.push_back({*DecodeRecordKey(key), *std::move(value)});
+  }
   return list;
 }
 
 Status RocksDbPageStore::RemoveRecord(const RecordKey& key) {
   const std::lock_guard lock(impl_->records_mutex);
+  PQCACHE_RETURN_IF_ERROR(impl_->RestoreRecords());
   PQCACHE_RETURN_IF_ERROR(impl_->Call("remove record", [&] {
     return impl_->db->Delete(WithoutLog(), impl_->records, EncodeRecordKey(key));
   }));
@@ -400,6 +449,7 @@ Status RocksDbPageStore::RemoveRecord(const RecordKey& key) {
 }
 
 Status RocksDbPageStore::RemoveUnreferenced() {
+  PQCACHE_RETURN_IF_ERROR(impl_->RestoreRecords());
   std::set<std::string> referenced, stored;  // contexts by the beginning of their keys
   bool all_known = true;
   PQCACHE_RETURN_IF_ERROR(impl_->Call("look for unreferenced pages", [&] {
@@ -409,9 +459,8 @@ Status RocksDbPageStore::RemoveUnreferenced() {
       const Result<ContextManifest> manifest = DecodeManifest(records->value().ToStringView());
       all_known = all_known && manifest.ok();
       if (!manifest.ok()) continue;
-      referenced.insert(ContextKeyRange(manifest->id()).begin);
-      for (const PageOwner& o : manifest->owners) {
-        referenced.insert(ContextKeyRange(o.context).begin);
+      for (const ContextId& context : ReferencedContexts(*manifest)) {
+        referenced.insert(ContextKeyRange(context).begin);
       }
     }
     if (!records->status().ok() || !all_known) return records->status();

@@ -56,6 +56,7 @@ class RocksDbPageStore final : public PageStore {
   Status Sync() override;
   PageStoreStats stats() const override;
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;
+  Status ReplaceRecord(const RecordKey& key, std::string_view value) override;
   Result<std::string> GetRecord(const RecordKey& key) override;
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override;
   Status RemoveRecord(const RecordKey& key) override;

@@ -111,6 +111,15 @@ class ContextCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(std::optional<StoredPrefix> prefix,
                              catalog_->Match(attention::Session::IdentityFor(decoder, kept), codes,
                                              tokens, static_cast<int64_t>(tokens.size())));
+    if (prefix.has_value()) {
+      // What is published must be whole.
+      PQCACHE_ASSIGN_OR_RETURN(const ContextCheck check, catalog_->Verify(prefix->manifest));
+      if (!check.problems.empty()) {
+        Log(LogLevel::kWarning,
+            "stored context " + prefix->manifest.name + " is not reused: " + check.problems[0]);
+        prefix = std::nullopt;
+      }
+    }
     const auto cached = static_cast<size_t>(prefix.has_value() ? prefix->tokens : 0);
     PQCACHE_ASSIGN_OR_RETURN(
         const auto session,

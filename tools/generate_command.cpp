@@ -1,6 +1,7 @@
 // pqcache generate: prefill a prompt exactly, decode under a policy, stream the text.
 
 #include <cstdio>
+#include <map>
 #include <optional>
 
 #include "attention/decoder/resumable_session.h"
@@ -16,12 +17,14 @@
 namespace pqcache::tools {
 namespace {
 
-Json BytesRead(const PageStoreStats& after, const PageStoreStats& before) {
+using BytesByTier = std::map<std::string, uint64_t>;
+
+Json BytesRead(const BytesByTier& after, const BytesByTier& before) {
   Json read;
   read.Set("memory", 0).Set("rocksdb", 0).Set("resp", 0);
-  for (const auto& [tier, bytes] : after.bytes_read) {
-    const auto it = before.bytes_read.find(tier);
-    const uint64_t earlier = it == before.bytes_read.end() ? 0 : it->second;
+  for (const auto& [tier, bytes] : after) {
+    const auto it = before.find(tier);
+    const uint64_t earlier = it == before.end() ? 0 : it->second;
     read.Set(tier, static_cast<int64_t>(bytes - earlier));
   }
   return read;
@@ -81,7 +84,7 @@ class GenerateCommand : public Command {
     resumable.attention = options_;
     const ContextCatalog catalog(store.get(), resumable.storage.tenant);
     PQCACHE_RETURN_IF_ERROR(FindPrefix(catalog, resumable.storage));
-    SetRecovery(catalog, &resumable);
+    SetRecovery(&resumable);
     const Stopwatch opening;
     PQCACHE_ASSIGN_OR_RETURN(const auto session,
                              attention::ResumableSession::Create(decoder_, std::move(resumable),
@@ -120,7 +123,7 @@ class GenerateCommand : public Command {
       std::optional<StoredCodes> codes;
       if (kept.codebooks != nullptr) codes = StoredCodesOf(kept.codebooks.get());
       if (identity.page.layout == PageLayout::kKeyValue) {
-        PQCACHE_ASSIGN_OR_RETURN(prefix_, catalog.Match(identity, codes, tokens_, limit));
+        PQCACHE_RETURN_IF_ERROR(MatchPrefix(catalog, identity, codes, limit));
       }
       if (prefix_.has_value()) {
         prefix_tokens_.assign(tokens_.begin(), tokens_.begin() + prefix_->tokens);
@@ -128,6 +131,20 @@ class GenerateCommand : public Command {
       }
     }
     return CheckLength();
+  }
+
+  // The prompt can be computed without a store that is out of reach.
+  Status MatchPrefix(const ContextCatalog& catalog, const ContextIdentity& identity,
+                     const std::optional<StoredCodes>& codes, int64_t limit) {
+    Result<std::optional<StoredPrefix>> match = catalog.Match(identity, codes, tokens_, limit);
+    if (match.ok()) {
+      prefix_ = *std::move(match);
+    } else if (match.status().code() == StatusCode::kIoError && on_missing_ == "recompute") {
+      Log(LogLevel::kWarning, "stored contexts are not looked at: " + match.status().message());
+    } else {
+      return match.status();
+    }
+    return Status::Ok();
   }
 
   Status CheckLength() {
@@ -143,22 +160,30 @@ class GenerateCommand : public Command {
     return Status::Ok();
   }
 
-  void SetRecovery(const ContextCatalog& catalog, attention::ResumableOptions* options) const {
+  void SetRecovery(attention::ResumableOptions* options) const {
     options->on_missing =
         on_missing_ == "fail" ? attention::OnMissing::kFail : attention::OnMissing::kRecompute;
     options->make_memory_store = [] {
       return std::make_unique<storage::MemoryPageStore>(storage::kNoMemoryLimit);
     };
     if (!prefix_.has_value() || prefix_->tokens != prefix_->manifest.tokens) return;
-    // The stored context is replaced by the one that was computed again.
-    options->on_recomputed = [this, catalog](attention::Session* session) {
-      const std::string& name = prefix_->manifest.name;
-      Status status = catalog.Remove(name);
-      if (status.ok()) status = session->Save(name, prefix_tokens_).status();
+    options->on_recomputed = [this](attention::Session* session) {
+      const std::string name = "stored context " + prefix_->manifest.name;
+      const Status status = Mend(session);
       Log(LogLevel::kWarning,
-          status.ok() ? "stored context " + name + " was mended"
-                      : "stored context " + name + " could not be mended: " + status.message());
+          status.ok() ? name + " was mended" : name + " could not be mended: " + status.message());
     };
+  }
+
+  // The stored context is replaced by the one that was computed again.
+  Status Mend(attention::Session* session) const {
+    const ContextManifest& stored = prefix_->manifest;
+    if (session->cache().stored_codes() != stored.codes) {
+      return Status::InvalidArgument("its codes are of codebooks " + stored.codes.codebooks.Hex() +
+                                     ", this run has " +
+                                     session->cache().stored_codes().codebooks.Hex());
+    }
+    return session->Save(stored.name, prefix_tokens_, stored).status();
   }
 
   // Runs the prompt: exactly, or under the policy behind a stored context.
@@ -171,7 +196,7 @@ class GenerateCommand : public Command {
   Status Generate(const Stopwatch& start, attention::ResumableSession* session) {
     std::vector<float> logits;
     PQCACHE_RETURN_IF_ERROR(RunPrompt(session, &logits));
-    prefill_reads_ = session->store().stats();
+    prefill_reads_ = session->bytes_read();
     attention::TokenSampler sampler(sampling_);
     std::optional<attention::StreamDecoder> text;  // absent without a tokenizer
     if (tokenizer_ != nullptr) text.emplace(tokenizer_.get(), true);
@@ -221,14 +246,14 @@ class GenerateCommand : public Command {
     j.Set("text", text_)
         .Set("tokens", std::move(ids))
         .Set("prompt_tokens", prefix_tokens_.size() + tokens_.size());
-    j.Set("cached_tokens", prefix_tokens_.size());
+    j.Set("cached_tokens", resumable.recomputations() > 0 ? 0 : prefix_tokens_.size());
     j.Set("new_tokens", generated_.size()).Set("ttft_ms", ttft_ms_).Set("tpot_ms", tpot_ms_);
     j.Set("tokens_per_second", tpot_ms_ > 0 ? 1000.0 / tpot_ms_ : 0.0);
     j.Set("attention", StatsToJson(session.stats()));
     const PageStoreStats stats = store.stats();
     // Of the decode steps, and before the first token: an exact prefill reads every earlier page
     // once per chunk.
-    j.Set("bytes_read", BytesRead(stats, prefill_reads_));
+    j.Set("bytes_read", BytesRead(resumable.bytes_read(), prefill_reads_));
     j.Set("bytes_read_prefill", BytesRead(prefill_reads_, {}));
     const PageStoreStats misses = opened.stats();
     j.Set("recomputations", resumable.recomputations());
@@ -264,7 +289,7 @@ class GenerateCommand : public Command {
   std::optional<StoredPrefix> prefix_;
   std::vector<int64_t> prefix_tokens_, tokens_, generated_;
   std::string text_;
-  PageStoreStats prefill_reads_;
+  BytesByTier prefill_reads_;
   double ttft_ms_ = 0, tpot_ms_ = 0;
 };
 

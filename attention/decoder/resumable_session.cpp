@@ -22,7 +22,7 @@ Result<std::unique_ptr<ResumableSession>> ResumableSession::Create(
   const bool miss = code == StatusCode::kNotFound || code == StatusCode::kCorruption ||
                     code == StatusCode::kIoError;
   if (fails || made->prefix_.empty() || !miss) return session.status();
-  PQCACHE_RETURN_IF_ERROR(made->StartOver(session.status()));
+  PQCACHE_RETURN_IF_ERROR(made->StartOver(session.status(), /*in_memory=*/false));
   return made;
 }
 
@@ -47,31 +47,57 @@ Status ResumableSession::Ask(std::span<const int64_t> tokens, std::vector<float>
 
 const PageStore& ResumableSession::store() const { return *session_->cache().store(); }
 
-Status ResumableSession::Run(const std::function<Status(Session*)>& call) {
-  const Status status = call(session_.get());
-  const bool miss = session_->cache().missed_page() || status.code() == StatusCode::kIoError;
-  if (status.ok() || !miss || options_.on_missing == OnMissing::kFail) return status;
-  PQCACHE_RETURN_IF_ERROR(StartOver(status));
-  return call(session_.get());
+std::map<std::string, uint64_t> ResumableSession::bytes_read() const {
+  std::map<std::string, uint64_t> bytes = options_.storage.store->stats().bytes_read;
+  if (memory_ != nullptr) {
+    for (const auto& [tier, read] : memory_->stats().bytes_read) bytes[tier] += read;
+  }
+  return bytes;
 }
 
-Status ResumableSession::StartOver(const Status& why) {
+Status ResumableSession::Run(const std::function<Status(Session*)>& call) {
+  PQCACHE_RETURN_IF_ERROR(failed_);
+  Status status = call(session_.get());
+  // A store that loses pages again and again is given up at the second miss of a call.
+  for (int misses = 1; misses <= 2 && IsMiss(status); ++misses) {
+    PQCACHE_RETURN_IF_ERROR(StartOver(status, misses == 2));
+    status = call(session_.get());
+  }
+  return status;
+}
+
+bool ResumableSession::IsMiss(const Status& status) const {
+  const bool miss = session_->cache().missed_page() || status.code() == StatusCode::kIoError;
+  return !status.ok() && miss && options_.on_missing == OnMissing::kRecompute;
+}
+
+Status ResumableSession::StartOver(const Status& why, bool in_memory) {
   Log(LogLevel::kWarning, "a page is missing, computing the context again: " + why.message());
   ++recomputations_;
-  const bool reachable = why.code() != StatusCode::kIoError;
-  session_ = nullptr;
-  SessionStorage storage = options_.storage;
-  storage.value_sums = true;  // on_recomputed may save it
-  if (!reachable || memory_ != nullptr) {
-    if (memory_ == nullptr) memory_ = options_.make_memory_store();
-    storage.store = memory_.get();
+  if (in_memory || why.code() == StatusCode::kIoError) MoveToMemory();
+  failed_ = Recompute();
+  if (failed_.code() == StatusCode::kIoError && memory_ == nullptr) {
+    MoveToMemory();
+    failed_ = Recompute();
   }
+  if (!failed_.ok()) session_ = nullptr;
+  return failed_;
+}
+
+void ResumableSession::MoveToMemory() {
+  if (memory_ == nullptr) memory_ = options_.make_memory_store();
+}
+
+Status ResumableSession::Recompute() {
+  session_ = nullptr;
+  const bool mends = memory_ == nullptr && !prefix_.empty() && options_.on_recomputed;
+  SessionStorage storage = options_.storage;
+  if (memory_ != nullptr) storage.store = memory_.get();
+  storage.value_sums = storage.value_sums || mends;  // on_recomputed may save it
   PQCACHE_ASSIGN_OR_RETURN(session_, Session::Create(decoder_, storage, options_.attention));
   std::vector<float> logits;
-  if (!prefix_.empty()) {
-    PQCACHE_RETURN_IF_ERROR(session_->Prefill(prefix_, 0, &logits));
-    if (reachable && options_.on_recomputed) options_.on_recomputed(session_.get());
-  }
+  if (!prefix_.empty()) PQCACHE_RETURN_IF_ERROR(session_->Prefill(prefix_, 0, &logits));
+  if (mends) options_.on_recomputed(session_.get());
   if (!exact_.empty()) PQCACHE_RETURN_IF_ERROR(session_->Prefill(exact_, 0, &logits));
   for (const auto& tokens : asked_) PQCACHE_RETURN_IF_ERROR(session_->Ask(tokens, &logits));
   return Status::Ok();

@@ -7,9 +7,11 @@
 // One thread at a time. Decoder and store are borrowed.
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "attention/decoder/session.h"
@@ -46,10 +48,13 @@ class ResumableSession {
   Status Step(int64_t token, std::vector<float>* logits);
   Status Ask(std::span<const int64_t> tokens, std::vector<float>* logits);
 
-  // Another one after a recomputation.
+  // Another one after a recomputation; nullptr after one that failed, whose error is then that of
+  // every call.
   Session* session() const { return session_.get(); }
   // Where its pages are; not the caller's store when that one is out of reach.
   const PageStore& store() const;
+  // By tier, from all stores since they were opened.
+  std::map<std::string, uint64_t> bytes_read() const;
   int recomputations() const { return recomputations_; }
 
  private:
@@ -57,7 +62,10 @@ class ResumableSession {
       : decoder_(decoder), options_(std::move(options)) {}
   // Runs the call; after a miss, starts over and runs it again.
   Status Run(const std::function<Status(Session*)>& call);
-  Status StartOver(const Status& why);
+  bool IsMiss(const Status& status) const;
+  Status StartOver(const Status& why, bool in_memory);
+  void MoveToMemory();
+  Status Recompute();
 
   const Decoder* decoder_;
   ResumableOptions options_;
@@ -67,6 +75,7 @@ class ResumableSession {
   std::vector<int64_t> exact_;               // prefilled behind it
   std::vector<std::vector<int64_t>> asked_;  // and then decoded under the policy, by call
   int recomputations_ = 0;
+  Status failed_;  // of the last recomputation
 };
 
 }  // namespace pqcache::attention

@@ -56,7 +56,8 @@ class Session {
                  const PrefillProgress& progress = {});
   // Makes all tokens so far, `tokens`, a stored context. False if the name is taken. See
   // ContextSave for errors; the session goes on in any case.
-  Result<bool> Save(const std::string& name, std::span<const int64_t> tokens);
+  Result<bool> Save(const std::string& name, std::span<const int64_t> tokens,
+                    std::optional<ContextManifest> replaced = {});
   // Runs one token under the policy; logits [vocab] predict the next.
   Status Step(int64_t token, std::vector<float>* logits);
   // Runs a question about the tokens so far under the policy, in as few steps as

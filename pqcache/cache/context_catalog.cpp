@@ -11,12 +11,6 @@ namespace {
 constexpr size_t kPagesPerRead = 256;
 constexpr size_t kMaxProblems = 20;
 
-std::vector<PageOwner> AllOwners(const ContextManifest& manifest) {
-  std::vector<PageOwner> owners = manifest.owners;
-  owners.push_back({0, manifest.id()});  // of codes, sums and ids, if of nothing else
-  return owners;
-}
-
 void Note(const PageRead& read, const ContextManifest& manifest, ContextCheck* check) {
   Status status = read.status;
   if (status.ok()) status = CheckStoredPage(manifest, *read.page);
@@ -128,15 +122,18 @@ Status ContextCatalog::Remove(const std::string& name) const {
     return manifest.status();
   }
   PQCACHE_RETURN_IF_ERROR(store_->RemoveRecord({tenant_, name}));
-  if (!manifest.ok()) return Status::Ok();
+  return manifest.ok() ? RemovePages(*manifest) : Status::Ok();
+}
+
+Status ContextCatalog::RemovePages(const ContextManifest& manifest) const {
   PQCACHE_ASSIGN_OR_RETURN(const CatalogListing rest, List());
-  // What a manifest refers to that cannot be read is not known, so nothing is given up then.
+  // What a manifest refers to that cannot be read is not known.
   if (!rest.damaged.empty()) return Status::Ok();
-  for (const PageOwner& owner : AllOwners(*manifest)) {
+  for (const ContextId& context : ReferencedContexts(manifest)) {
     const bool shared =
         std::any_of(rest.contexts.begin(), rest.contexts.end(),
-                    [&](const ContextManifest& other) { return RefersTo(other, owner.context); });
-    if (!shared) PQCACHE_RETURN_IF_ERROR(store_->RemoveContext(owner.context));
+                    [&](const ContextManifest& other) { return RefersTo(other, context); });
+    if (!shared) PQCACHE_RETURN_IF_ERROR(store_->RemoveContext(context));
   }
   return Status::Ok();
 }

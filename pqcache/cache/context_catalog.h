@@ -46,10 +46,12 @@ class ContextCatalog {
   Result<std::vector<int64_t>> ReadTokens(const ContextManifest& manifest) const;
   // Reads every page. An error only if that could not be done at all.
   Result<ContextCheck> Verify(const ContextManifest& manifest) const;
-  // First the manifest, durably, then the pages that no other context of the tenant shares. A
-  // manifest that is damaged is removed as well; the pages it spoke of stay until the store finds
-  // that nothing refers to them.
+  // First the manifest, durably, then its pages. A manifest that is damaged is removed as well; the
+  // pages it spoke of stay until the store finds that nothing refers to them.
   Status Remove(const std::string& name) const;
+  // The pages of a manifest that is not stored any more, except those that other contexts of the
+  // tenant share. None of them while a manifest of the tenant cannot be read.
+  Status RemovePages(const ContextManifest& manifest) const;
 
  private:
   PageStore* const store_;

@@ -153,7 +153,8 @@ Status CheckSavable(const KvCache& cache, size_t tokens) {
 }  // namespace
 
 Result<std::unique_ptr<ContextSave>> ContextSave::Begin(KvCache* cache, const std::string& name,
-                                                        std::span<const int64_t> tokens) {
+                                                        std::span<const int64_t> tokens,
+                                                        std::optional<ContextManifest> replaced) {
   PQCACHE_RETURN_IF_ERROR(CheckContextName(name));
   PQCACHE_RETURN_IF_ERROR(CheckSavable(*cache, tokens.size()));
   ContextManifest m;
@@ -164,12 +165,17 @@ Result<std::unique_ptr<ContextSave>> ContextSave::Begin(KvCache* cache, const st
   m.tokens = static_cast<int64_t>(tokens.size());
   m.chain = HashChain(m.identity, tokens);
   m.owners = cache->stored_owners();
+  if (replaced.has_value() && !m.owners.empty()) {
+    return Status::InvalidArgument("context " + name + ": shares pages with a stored context, " +
+                                   "expected one of its own to replace " + replaced->name);
+  }
   m.owners.push_back({m.row_pages(), m.id()});
   m.bytes = TotalBytes(m);
   m.created = std::chrono::duration_cast<std::chrono::seconds>(
                   std::chrono::system_clock::now().time_since_epoch())
                   .count();
   std::unique_ptr<ContextSave> save(new ContextSave(cache, std::move(m)));
+  save->replaced_ = std::move(replaced);
   save->tokens_.assign(tokens.begin(), tokens.end());
   return save;
 }
@@ -236,18 +242,40 @@ Status ContextSave::WaitSave(bool* published) {
   PQCACHE_RETURN_IF_ERROR(WriteTokens());
   PQCACHE_RETURN_IF_ERROR(cache_->store()->Sync());
   PQCACHE_RETURN_IF_ERROR(CheckShared());
-  const RecordKey key = {manifest_.identity.tenant, manifest_.name};
-  PQCACHE_ASSIGN_OR_RETURN(const bool written,
-                           cache_->store()->PutRecord(key, EncodeManifest(manifest_)));
+  PQCACHE_ASSIGN_OR_RETURN(const bool written, WriteManifest());
   if (!written) return Status::Ok();
   // Whoever removes a shared context from here on sees this one.
   if (const Status shared = CheckShared(); !shared.ok()) {
-    PQCACHE_RETURN_IF_ERROR(cache_->store()->RemoveRecord(key));
-    return shared;
+    const Status removed =
+        cache_->store()->RemoveRecord({manifest_.identity.tenant, manifest_.name});
+    if (!removed.ok()) cache_->HandOver(manifest_);  // it may still be visible
+    return removed.ok() ? shared : removed;
   }
   *published = true;
   cache_->HandOver(manifest_);
-  return Status::Ok();
+  if (!replaced_.has_value()) return Status::Ok();
+  return ContextCatalog(cache_->store(), manifest_.identity.tenant).RemovePages(*replaced_);
+}
+
+// False if the name is taken.
+Result<bool> ContextSave::WriteManifest() {
+  PageStore* store = cache_->store();
+  const RecordKey key = {manifest_.identity.tenant, manifest_.name};
+  const std::string value = EncodeManifest(manifest_);
+  Result<bool> written = true;
+  if (!replaced_.has_value()) {
+    written = store->PutRecord(key, value);
+  } else if (const Status status = store->ReplaceRecord(key, value); !status.ok()) {
+    written = status;
+  }
+  if (written.ok()) return written;
+  // The answer may have got lost: what is there now counts.
+  const Result<std::string> found = store->GetRecord(key);
+  if (found.ok() && *found == value) return true;
+  if (found.ok() || found.status().code() == StatusCode::kNotFound) return written.status();
+  cache_->HandOver(manifest_);  // keeps the pages, which the manifest may speak of
+  return written.status().Annotate("stored context " + manifest_.name +
+                                   ": it is not known whether it was written");
 }
 
 // Pages stay as long as some manifest refers to their context.

@@ -76,10 +76,17 @@ Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page) {
       .Annotate("stored context " + manifest.name);
 }
 
+std::vector<ContextId> ReferencedContexts(const ContextManifest& manifest) {
+  std::vector<ContextId> contexts = {manifest.id()};  // of codes, sums and ids, if of nothing else
+  for (const PageOwner& owner : manifest.owners) {
+    if (owner.context != manifest.id()) contexts.push_back(owner.context);
+  }
+  return contexts;
+}
+
 bool RefersTo(const ContextManifest& manifest, const ContextId& context) {
-  return manifest.id() == context ||  // of codes, sums and ids, if of nothing else
-         std::any_of(manifest.owners.begin(), manifest.owners.end(),
-                     [&](const PageOwner& owner) { return owner.context == context; });
+  const std::vector<ContextId> referenced = ReferencedContexts(manifest);
+  return std::find(referenced.begin(), referenced.end(), context) != referenced.end();
 }
 
 int64_t StoredPageCount(const ContextManifest& manifest) {

@@ -211,6 +211,12 @@ TEST_P(PageStoreConformance, KeepsRecordsOfEachTenant) {
     }));
   }
   EXPECT_TRUE(*store_->PutRecord({tenants[1], "b"}, "again"));
+  for (const char* name : {"b", "new"}) {
+    ASSERT_OK(store_->ReplaceRecord({tenants[1], name}, "another"));
+    EXPECT_EQ(*store_->GetRecord({tenants[1], name}), "another");
+  }
+  EXPECT_NE(*store_->GetRecord({tenants[0], "b"}), "another");
+  ExpectError(store_->ReplaceRecord({tenants[0], ""}, "x"), StatusCode::kInvalidArgument, "a name");
   ExpectError(store_->PutRecord({tenants[0], ""}, "x"), StatusCode::kInvalidArgument, "a name");
 }
 

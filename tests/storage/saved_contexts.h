@@ -1,6 +1,6 @@
 #pragma once
 
-// Stored contexts with known contents, saved as ContextSave does it: pages, sync, manifest.
+// Stored contexts with known contents, saved from a cache of their tokens.
 
 #include <gtest/gtest.h>
 
@@ -11,49 +11,70 @@
 #include <string>
 #include <vector>
 
+#include "pqcache/base/random.h"
 #include "pqcache/cache/context_catalog.h"
+#include "pqcache/cache/context_save.h"
+#include "pqcache/cache/kv_cache.h"
 #include "tests/storage/page_samples.h"
 #include "tests/support/status_matchers.h"
 
 namespace pqcache::testing {
 
-// Pages of a context; 64 tokens each, so that saving one is a bulk write.
+// Full pages of rows of a context; saving all of them at once is a bulk write.
 inline constexpr int kSavedPages = 20;
+inline constexpr int kSavedDim = 128, kSavedPageTokens = 64;
+inline constexpr int kSavedTokens = kSavedPages * kSavedPageTokens;
+
+// [kSavedTokens, kSavedDim] keys, or values.
+inline std::vector<float> SavedRows(const std::string& name, bool values) {
+  Random random(Checksum64(name.data(), name.size()) + values);
+  std::vector<float> rows(kSavedTokens * kSavedDim);
+  for (float& x : rows) x = static_cast<float>(random.Uniform());
+  return rows;
+}
 
 inline std::vector<PageWrite> PagesOf(const std::string& name) {
+  const std::vector<float> keys = SavedRows(name, false), values = SavedRows(name, true);
   std::vector<PageWrite> pages;
   for (int page = 0; page < kSavedPages; ++page) {
+    std::vector<float> rows;
+    for (int t = page * kSavedPageTokens; t < (page + 1) * kSavedPageTokens; ++t) {
+      for (const auto* part : {&keys, &values}) {
+        rows.insert(rows.end(), part->begin() + t * kSavedDim, part->begin() + (t + 1) * kSavedDim);
+      }
+    }
     const PageKey key = SampleKey(name, page);
-    pages.push_back({key, SamplePage(key, 0, 64)});
+    const PageShape shape = {.dim = kSavedDim, .page_tokens = kSavedPageTokens};
+    const auto* bytes = reinterpret_cast<const uint8_t*>(rows.data());
+    pages.push_back(
+        {key, EncodePage(key, shape, kSavedPageTokens, {bytes, rows.size() * sizeof(float)})});
   }
   return pages;
 }
 
-inline ContextManifest ManifestOf(const std::string& name) {
-  const ContextId id = SampleContext(name);
-  ContextManifest m;
-  m.name = name;
-  m.identity = {id.tenant, id.model, {.dim = 128, .page_tokens = 64}, 1, 1};
-  m.context = id.context;
-  m.tokens = 64 * kSavedPages;
-  m.owners = {{kSavedPages, id}};
-  m.chain = HashChain(m.identity, std::vector<int64_t>(static_cast<size_t>(m.tokens), 7));
-  return m;
-}
-
-// `small`: in small batches, which are buffered, instead of one that becomes a file at once.
+// `small`: the pages come in small batches, which are buffered, instead of in one that becomes a
+// file at once.
 inline Status SaveContext(PageStore* store, const std::string& name, bool small) {
-  const std::vector<PageWrite> pages = PagesOf(name);
-  const size_t batch = small ? 3 : pages.size();
-  for (size_t i = 0; i < pages.size(); i += batch) {
-    const auto part = std::span(pages).subspan(i, std::min(batch, pages.size() - i));
-    PQCACHE_RETURN_IF_ERROR(store->Put(part));
+  KvCacheOptions options;
+  options.layers = options.kv_heads = 1;
+  options.page = {.dim = kSavedDim, .page_tokens = kSavedPageTokens};
+  options.n_sink = 0;
+  options.local_window = 1;
+  options.context = SampleContext(name);
+  ThreadPool pool(1);
+  PQCACHE_ASSIGN_OR_RETURN(const auto cache, KvCache::Create(options, nullptr, store, &pool));
+  const std::vector<float> keys = SavedRows(name, false), values = SavedRows(name, true);
+  const int step = small ? 3 * kSavedPageTokens : kSavedTokens;
+  for (int t = 0; t < kSavedTokens; t += step) {
+    PQCACHE_RETURN_IF_ERROR(cache->Append(0, std::min(step, kSavedTokens - t), &keys[t * kSavedDim],
+                                          &values[t * kSavedDim]));
   }
-  PQCACHE_RETURN_IF_ERROR(store->Sync());
-  const ContextManifest m = ManifestOf(name);
-  PQCACHE_ASSIGN_OR_RETURN(const bool written,
-                           store->PutRecord({m.identity.tenant, name}, EncodeManifest(m)));
-  return written ? Status::Ok() : Status::Internal(name + " was there already");
+  const std::vector<int64_t> tokens(kSavedTokens, 7);
+  PQCACHE_ASSIGN_OR_RETURN(const auto save, ContextSave::Begin(cache.get(), name, tokens));
+  save->SaveLayer(0);
+  bool published = false;
+  PQCACHE_RETURN_IF_ERROR(save->WaitSave(&published));
+  return published ? Status::Ok() : Status::Internal(name + " was there already");
 }
 
 inline ContextCatalog SavedCatalog(PageStore* store) {
@@ -92,6 +113,9 @@ inline std::set<std::string> WholeContexts(PageStore* store) {
   for (const ContextManifest& m : listing->contexts) {
     names.insert(m.name);
     EXPECT_EQ(ServedPages(store, PagesOf(m.name)), kSavedPages) << m.name;
+    const Result<ContextCheck> check = SavedCatalog(store).Verify(m);
+    EXPECT_OK(check);
+    EXPECT_EQ(check->damaged + check->missing, 0) << check->problems[0];
   }
   return names;
 }

@@ -10,6 +10,7 @@
 #include "pqcache/cache/page_codec.h"
 #include "storage/memory_reservations.h"
 #include "tests/support/forwarding_store.h"
+#include "tests/support/status_matchers.h"
 
 namespace pqcache::testing {
 
@@ -19,6 +20,9 @@ class FaultyStore : public ForwardingStore {
   std::function<bool(const PageKey&)> loses = [](const PageKey&) { return false; };
   std::function<bool(const PageKey&)> damages = [](const PageKey&) { return false; };
   Status put_status;                  // of every Put
+  Status record_status;               // of the writing of every record, which
+  bool records_written = false;       // is done nevertheless
+  Status get_record_status;           // of every GetRecord
   uint64_t memory = 1ull << 40;       // ReserveMemory refuses more
   uint64_t reserved = 0;              // by all owners together
   std::map<int64_t, int> pages_read;  // by page number
@@ -29,6 +33,20 @@ class FaultyStore : public ForwardingStore {
     PQCACHE_RETURN_IF_ERROR(put_status);
     pages_put += pages.size();
     return ForwardingStore::Put(pages);
+  }
+  Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
+    if (record_status.ok()) return ForwardingStore::PutRecord(key, value);
+    if (records_written) EXPECT_OK(ForwardingStore::PutRecord(key, value));
+    return record_status;
+  }
+  Status ReplaceRecord(const RecordKey& key, std::string_view value) override {
+    if (record_status.ok()) return ForwardingStore::ReplaceRecord(key, value);
+    if (records_written) EXPECT_OK(ForwardingStore::ReplaceRecord(key, value));
+    return record_status;
+  }
+  Result<std::string> GetRecord(const RecordKey& key) override {
+    PQCACHE_RETURN_IF_ERROR(get_record_status);
+    return ForwardingStore::GetRecord(key);
   }
   void Read(std::span<PageRead> pages) override {
     ForwardingStore::Read(pages);

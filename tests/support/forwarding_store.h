@@ -21,6 +21,9 @@ class ForwardingStore : public PageStore {
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
     return pages_.PutRecord(key, value);
   }
+  Status ReplaceRecord(const RecordKey& key, std::string_view value) override {
+    return pages_.ReplaceRecord(key, value);
+  }
   Result<std::string> GetRecord(const RecordKey& key) override { return pages_.GetRecord(key); }
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {
     return pages_.ListRecords(tenant);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <optional>
 
 #include "pqcache/cache/context_catalog.h"
 #include "pqcache/cache/context_save.h"
@@ -60,13 +61,19 @@ class StoredContext : public ::testing::Test {
   std::span<const int64_t> Tokens(int64_t n) const {
     return std::span(tokens_).first(static_cast<size_t>(n));
   }
-  bool Save(KvCache* cache, const std::string& name, int64_t tokens) {
-    const auto save = ContextSave::Begin(cache, name, Tokens(tokens));
+  Result<bool> TrySave(KvCache* cache, const std::string& name, int64_t tokens,
+                       std::optional<ContextManifest> replaced = {}) {
+    const auto save = ContextSave::Begin(cache, name, Tokens(tokens), std::move(replaced));
     EXPECT_OK(save);
     for (int l = 0; l < kLayers; ++l) (*save)->SaveLayer(l);
     bool published = false;
-    EXPECT_OK((*save)->WaitSave(&published));
+    PQCACHE_RETURN_IF_ERROR((*save)->WaitSave(&published));
     return published;
+  }
+  bool Save(KvCache* cache, const std::string& name, int64_t tokens) {
+    const Result<bool> published = TrySave(cache, name, tokens);
+    EXPECT_OK(published);
+    return published.ok() && *published;
   }
   std::unique_ptr<KvCache> Reopened(const std::string& name, int64_t tokens, int n_sink = 3,
                                     int local_window = 20) {
@@ -320,6 +327,55 @@ TEST_F(StoredContext, WhatFailsLeavesNothingToSee) {
   store_.put_status = Status::Ok();
   EXPECT_TRUE(Save(cache.get(), "c", 300)) << "the cache goes on as before";
   ExpectSame(*Reopened("c", 300), *Computed(300));
+}
+
+// A reply can get lost on its way: what counts is what the store has.
+TEST_F(StoredContext, ARecordWhoseWritingIsInDoubtNeverSpeaksOfLostPages) {
+  for (const bool replaces : {false, true}) {
+    SCOPED_TRACE(replaces ? "replacing" : "new");
+    std::optional<ContextManifest> replaced;
+    if (replaces) {
+      ASSERT_TRUE(Save(Computed(300).get(), "c", 300));
+      replaced = *Catalog().Find("c");
+    }
+    store_.record_status = Status::IoError("no reply");
+    ExpectError(TrySave(Computed(300).get(), "c", 300, replaced), StatusCode::kIoError, "no reply");
+    EXPECT_EQ(Catalog().List()->contexts.size(), replaces ? 1u : 0u);
+    EXPECT_EQ(Catalog().Find("c").ok(), replaces);
+
+    store_.records_written = true;
+    const Result<bool> written = TrySave(Computed(300).get(), "c", 300, replaced);
+    ASSERT_OK(written);
+    EXPECT_TRUE(*written);
+    ExpectSame(*Reopened("c", 300), *Computed(300));
+    if (replaces) {
+      EXPECT_NE(Catalog().Find("c")->context, replaced->context);
+      replaced = *Catalog().Find("c");
+    } else {
+      ASSERT_OK(Catalog().Remove("c"));
+    }
+
+    store_.get_record_status = Status::IoError("nor now");
+    ExpectError(TrySave(Computed(300).get(), "c", 300, replaced), StatusCode::kIoError,
+                "it is not known whether it was written");
+    store_.get_record_status = store_.record_status = Status::Ok();
+    store_.records_written = false;
+    ExpectSame(*Reopened("c", 300), *Computed(300));
+    ASSERT_OK(Catalog().Remove("c"));
+  }
+}
+
+TEST_F(StoredContext, AReplacedOneGivesItsPagesUp) {
+  ASSERT_TRUE(Save(Computed(300).get(), "c", 300));
+  const ContextManifest old = *Catalog().Find("c");
+  EXPECT_TRUE(*TrySave(Computed(200).get(), "c", 200, old));
+  ExpectSame(*Reopened("c", 200), *Computed(200));
+  EXPECT_EQ(Catalog().Verify(old)->missing, StoredPageCount(old));
+
+  ExpectError(ContextSave::Begin(Reopened("c", 200).get(), "c", Tokens(200), old),
+              StatusCode::kInvalidArgument, "shares pages with a stored context");
+  ASSERT_OK(Catalog().Remove("c"));
+  EXPECT_EQ(store_.stats().resident_bytes, 0u) << "nothing is left behind";
 }
 
 TEST_F(StoredContext, RefusesWhatCannotBeStored) {
