@@ -34,13 +34,13 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   head_ = &head;
   queries_ = queries;
   n_ = n;
-  g_ = n * g;
+  num_queries_ = n * g;
   dim_ = head.page_shape().dim;
   scale_ = 1.0f / std::sqrt(static_cast<float>(dim_));
   visible_ = FirstVisible(head.tokens() - 1, config.sliding_window);
   end_ = head.paged_tokens();
   begin_ = std::min(end_, std::max(head.sink_tokens(), visible_));
-  state_.Reset(g_, dim_);
+  state_.Reset(num_queries_, dim_);
   AddAlways();
   Select();
   CollectPages();
@@ -59,13 +59,13 @@ void HeadStep::AddAlways() {
   const size_t common = rows.size() - static_cast<size_t>(n_ - 1);
   state_.AddRows(MemoryFormat(*head_), rows.first(common), queries_, scale_);
   for (int i = 1; i < n_; ++i) AddNewest(i, rows.subspan(common, static_cast<size_t>(i)));
-  always_lse_.resize(static_cast<size_t>(g_));
-  for (int g = 0; g < g_; ++g) always_lse_[static_cast<size_t>(g)] = state_.Lse(g);
+  always_lse_.resize(static_cast<size_t>(num_queries_));
+  for (int g = 0; g < num_queries_; ++g) always_lse_[static_cast<size_t>(g)] = state_.Lse(g);
 }
 
 // Rows that only the later tokens of the step may see, for its token i.
 void HeadStep::AddNewest(int i, std::span<const uint8_t* const> rows) {
-  const int group = g_ / n_;
+  const int group = num_queries_ / n_;
   single_.Reset(group, dim_);
   single_.AddRows(MemoryFormat(*head_), rows, queries_ + int64_t{i} * group * dim_, scale_);
   for (int g = 0; g < group; ++g) state_.Merge(single_, g, i * group + g);
@@ -78,9 +78,9 @@ void HeadStep::Select() {
   index_ = !usable || source == ScoreSource::kNone ? nullptr
            : source == ScoreSource::kCodes         ? head_->codes()
                                                    : head_->keys();
-  per_head_ = config_.per_head && index_ != nullptr && g_ > 1;
+  per_head_ = config_.per_head && index_ != nullptr && num_queries_ > 1;
   use_code_logits_ = index_ != nullptr && config_.policy->codes_only();
-  selected_.resize(per_head_ ? static_cast<size_t>(g_) : 1);
+  selected_.resize(per_head_ ? static_cast<size_t>(num_queries_) : 1);
   cursors_.assign(selected_.size(), 0);
   if (!usable) {
     selected_[0].resize(static_cast<size_t>(n));
@@ -88,11 +88,11 @@ void HeadStep::Select() {
     return;
   }
   if (index_ != nullptr) {
-    scores_.resize(static_cast<size_t>(g_ * n));
-    index_->Score(g_, queries_, scale_, begin_, end_, scores_.data());
+    scores_.resize(static_cast<size_t>(num_queries_ * n));
+    index_->Score(num_queries_, queries_, scale_, begin_, end_, scores_.data());
   }
   SelectionRequest request;
-  request.g = per_head_ ? 1 : g_;
+  request.g = per_head_ ? 1 : num_queries_;
   request.n = n;
   request.tokens = config_.budget.TokensFor(head_->tokens());
   request.mass = config_.budget.mass;
@@ -153,7 +153,7 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
   }
   if (use_code_logits_) {
     const int64_t n = end_ - begin_;
-    const int g = per_head_ ? 1 : g_;
+    const int g = per_head_ ? 1 : num_queries_;
     const int64_t count = static_cast<int64_t>(rows.size());
     logits_.resize(static_cast<size_t>(g * count));
     for (int i = 0; i < g; ++i) {
@@ -172,7 +172,7 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
 
 void HeadStep::AddTail(HeadStats* stats) {
   const int64_t n = end_ - begin_;
-  for (int g = 0; g < g_; ++g) {
+  for (int g = 0; g < num_queries_; ++g) {
     float* weights = scores_.data() + g * n;
     for (int64_t t : selected(g)) weights[t] = -std::numeric_limits<float>::infinity();
     const float max = MaxOf(weights, n);
@@ -222,7 +222,7 @@ void HeadStep::Record(HeadStats* stats) const {
   stats->selected += chosen;
   if (index_ == nullptr) return;
   stats->scored += candidates;
-  stats->mass_steps += g_;
+  stats->mass_steps += num_queries_;
   if (config_.tail == TailMode::kEstimate) stats->estimated += candidates - chosen;
 }
 

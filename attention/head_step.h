@@ -1,8 +1,8 @@
 #pragma once
 
 // One decode step of one KV head: the queries of the newest N tokens (mostly one), each of the G
-// query heads that share its keys. All of them select together. The steps of a layer run in phases
-// so that page reads of all heads can be batched:
+// query heads that share its keys. They select together, or each for itself. The steps of a layer
+// run in phases so that page reads of all heads can be batched:
 //   Begin       sinks and window attended, candidates scored, tokens selected;
 //   AddPages    rows of selected tokens that lie in the pages read;
 //   Finish      rows in the open page, the estimate for the rest, the normalised output.
@@ -28,7 +28,7 @@ enum class TailMode {
 struct HeadStepConfig {
   const SelectionPolicy* policy = nullptr;
   SelectionBudget budget;
-  bool per_head = false;  // every query head selects for itself, instead of the group together
+  bool per_head = false;  // every query selects for itself, instead of all of them together
   TailMode tail = TailMode::kDrop;
   int64_t sliding_window = 0;  // of the model; 0: none
 };
@@ -49,7 +49,7 @@ class HeadStep {
   void Finish(float* out, HeadStats* stats);
 
   // For judging the step: candidates are tokens [begin, end); selected positions are relative to
-  // begin, one list for all queries or one per query g of [N, G].
+  // begin, one list for all queries, or one per query of [N, G] if each selects for itself.
   int64_t candidates_begin() const { return begin_; }
   int64_t candidates_end() const { return end_; }
   const std::vector<int64_t>& selected(int g) const { return selected_[per_head_ ? g : 0]; }
@@ -67,14 +67,14 @@ class HeadStep {
   const HeadCache* head_ = nullptr;
   const KeyIndex* index_ = nullptr;  // null: nothing is scored
   const float* queries_ = nullptr;
-  int n_ = 0, g_ = 0, dim_ = 0;  // g_: queries, N * G
+  int n_ = 0, num_queries_ = 0, dim_ = 0;  // N, N * G, D
   float scale_ = 0;
   bool per_head_ = false, use_code_logits_ = false;
   int64_t visible_ = 0;          // first token that the sliding window lets through
   int64_t begin_ = 0, end_ = 0;  // candidates
-  std::vector<float> scores_;    // [G, N]
+  std::vector<float> scores_;    // [num_queries, candidates]
   std::vector<float> always_lse_;
-  std::vector<std::vector<int64_t>> selected_;  // [1] or [G]
+  std::vector<std::vector<int64_t>> selected_;  // [1], or [num_queries] if per head
   std::vector<size_t> cursors_;                 // of each list: rows added so far
   std::vector<int64_t> pages_;
   std::vector<const uint8_t*> rows_;

@@ -5,7 +5,9 @@
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/version.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <exception>
 #include <new>
@@ -17,6 +19,7 @@ namespace {
 
 constexpr size_t kWriteBufferBytes = 32 << 20;
 constexpr int kWriteBuffers = 2;
+constexpr int kMinOpenFiles = 64, kMaxOpenFiles = 1 << 16;
 static_assert(kRocksDbBufferBytes == kWriteBuffers * kWriteBufferBytes);
 
 // Later releases have other defaults; whatever files or memory depend on is set here.
@@ -41,6 +44,13 @@ class NoLog final : public rocksdb::Logger {
   using rocksdb::Logger::Logv;
   void Logv(const char*, va_list) override {}
 };
+
+// A file that is opened anew for every read is several times slower. The process needs others too.
+int MaxOpenFiles() {
+  struct rlimit limit;
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return kMinOpenFiles;
+  return static_cast<int>(std::clamp<rlim_t>(limit.rlim_cur / 2, kMinOpenFiles, kMaxOpenFiles));
+}
 
 StatusCode CodeOf(const rocksdb::Status& s) {
   if (s.IsNotFound()) return StatusCode::kNotFound;
@@ -76,7 +86,7 @@ rocksdb::Options StoreOptions() {
   options.write_buffer_size = kWriteBufferBytes;
   options.max_write_buffer_number = kWriteBuffers;
   options.max_background_jobs = 2;
-  options.max_open_files = 256;
+  options.max_open_files = MaxOpenFiles();
   options.skip_stats_update_on_db_open = true;
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;

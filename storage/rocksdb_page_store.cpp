@@ -47,13 +47,15 @@ rocksdb::Slice Value(const PageWrite& write) {
 // Files that were being written when a process was killed. They become the store's by a move.
 const std::string kIngestPrefix = std::string(kFolderMarker) + ".ingest-";
 
+const std::string kMarkPrefix = std::string(kFolderMarker) + ".manifest.tmp.";
+
 // In the order in which they were written.
-std::vector<std::filesystem::path> IngestFiles(const std::string& path) {
+std::vector<std::filesystem::path> FilesOf(const std::string& path, const std::string& prefix) {
   std::vector<std::filesystem::path> files;
   std::error_code error;
   for (std::filesystem::directory_iterator it(path, error), end; !error && it != end;
        it.increment(error)) {
-    if (it->path().filename().string().starts_with(kIngestPrefix)) files.push_back(it->path());
+    if (it->path().filename().string().starts_with(prefix)) files.push_back(it->path());
   }
   std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) {
     return std::pair(a.string().size(), a) < std::pair(b.string().size(), b);
@@ -157,7 +159,8 @@ Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::stri
   if (!opened.ok()) return ExplainLock(path, opened);
   impl->MarkManifest();
   std::error_code ignored;
-  for (const auto& file : IngestFiles(path)) std::filesystem::remove(file, ignored);
+  for (const auto& file : FilesOf(path, kIngestPrefix)) std::filesystem::remove(file, ignored);
+  for (const auto& file : FilesOf(path, kMarkPrefix)) std::filesystem::remove(file, ignored);
   return std::unique_ptr<RocksDbPageStore>(new RocksDbPageStore(std::move(impl)));
 }
 
@@ -165,7 +168,7 @@ Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::stri
 // the file again, but the list on disk may name it. The file still lies there under its first name.
 Status RocksDbPageStore::Impl::OpenWithIngestFile(const Status& opened) {
   const std::filesystem::path table = std::filesystem::path(path) / MissingTable(opened);
-  for (const std::filesystem::path& file : IngestFiles(path)) {
+  for (const std::filesystem::path& file : FilesOf(path, kIngestPrefix)) {
     std::error_code error;
     std::filesystem::rename(file, table, error);
     if (error) continue;

@@ -8,7 +8,7 @@
 // verified on every read.
 //
 // Memory: kRocksDbBufferBytes at most for write buffers, about 8 bytes a page for the indexes of
-// open files (256 at most), and the batches in flight. It is not under any memory limit, and not in
+// open files (at most half of the files that the process may have open), and the batches in flight. It is not under any memory limit, and not in
 // resident_bytes.
 // One process at a time holds the folder.
 

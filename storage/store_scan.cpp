@@ -14,6 +14,7 @@
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/cache/page_codec.h"
+#include "storage/manifest_mark.h"
 #include "storage/page_key_codec.h"
 #include "storage/page_table.h"
 #include "storage/rocksdb_call.h"
@@ -377,6 +378,10 @@ Result<StoreScan> ScanStoreFolder(const std::string& path) {
   if (!IsUnused(path)) scan = Scanner(path).Run();
   if (!marker.ok()) {
     scan.damaged.insert(scan.damaged.begin(), {"marker", kFolderMarker, 0, marker.message()});
+  }
+  if (const Status list = CheckManifestMark(path); !list.ok()) {
+    scan.damaged.insert(scan.damaged.begin(),
+                        {"list of files", "MANIFEST", std::nullopt, list.message()});
   }
   return scan;
 }

@@ -61,6 +61,7 @@ class BenchCommand : public Command {
     options_.threads = static_cast<int>(
         model_.threads > 0 ? model_.threads : std::max(1u, std::thread::hardware_concurrency()));
     const MachineCeilings ceilings = MeasureCeilings();
+    options_.ceilings = ceilings;
     Report report;
     report.json.Set("machine", DescribeMachine(ceilings));
     char line[128];

@@ -9,6 +9,7 @@
 
 #include "pqcache/base/status.h"
 #include "pqcache/cache/page_codec.h"
+#include "tools/bench_machine.h"
 #include "tools/cli.h"
 
 namespace pqcache::tools {
@@ -23,6 +24,7 @@ struct StoreBenchOptions {
   int batch = 128;  // pages of one read
   int threads = 1;  // that share a batch in the second measurement of reads
   uint64_t seed = 0;
+  MachineCeilings ceilings;
 };
 
 // Adds rows to `rows` and a table to `text`.

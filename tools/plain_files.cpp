@@ -26,7 +26,10 @@ Status PlainFiles::Put(std::span<const PageWrite> pages) {
   const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (file < 0) return SystemError(path);
   files_.push_back(file);
+  size_t bytes = 0;
+  for (const PageWrite& write : pages) bytes += write.page->size();
   std::vector<uint8_t> joined;
+  joined.reserve(bytes);
   for (const PageWrite& write : pages) {
     places_[write.key] = {file, static_cast<int64_t>(joined.size()), write.page->size()};
     joined.insert(joined.end(), write.page->data(), write.page->data() + write.page->size());
@@ -56,8 +59,14 @@ void PlainFiles::Read(std::span<PageRead> pages) const {
     const Place& place = it->second;
     auto page = std::make_shared<PageBytes>(PageBytes::ForOverwrite(place.bytes));
     const ssize_t n = ::pread(place.file, page->data(), place.bytes, place.offset);
-    read.status = n == static_cast<ssize_t>(place.bytes) ? VerifyPage(page->span(), read.key)
-                                                         : SystemError(folder_);
+    if (n < 0) {
+      read.status = SystemError(folder_);
+    } else if (static_cast<size_t>(n) < place.bytes) {
+      read.status = Status::Corruption(folder_ + ": " + std::to_string(n) + " bytes of a page of " +
+                                       std::to_string(place.bytes));
+    } else {
+      read.status = VerifyPage(page->span(), read.key);
+    }
     if (read.status.ok()) read.page = std::move(page);
   }
 }

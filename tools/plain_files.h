@@ -2,7 +2,8 @@
 
 // The floor that page stores are measured against: pages behind each other in plain files, found
 // through a table in memory, with the checksum of each page verified on reading. It gives no
-// atomicity, no removal and no way to find pages again after a restart. One thread at a time.
+// atomicity, no removal and no way to find pages again after a restart. Put and Sync: one thread at
+// a time, and not beside Read; Read from many.
 
 #include <string>
 #include <unordered_map>

@@ -1,3 +1,7 @@
+#include <sys/resource.h>
+
+#include <algorithm>
+
 #include "attention/torch/threads.h"
 #include "tools/commands.h"
 
@@ -18,10 +22,19 @@ constexpr CommandEntry kCommands[] = {
     {"doctor", "check libraries, machine and model, and say what mends them", CreateDoctorCommand},
 };
 
+// A store of long contexts has thousands of files, which are fast while they stay open.
+void AllowManyOpenFiles() {
+  struct rlimit limit;
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = std::max(limit.rlim_cur, std::min<rlim_t>(limit.rlim_max, 1 << 17));
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 }  // namespace pqcache::tools
 
 int main(int argc, char** argv) {
   pqcache::attention::UseOneTorchThread();
+  pqcache::tools::AllowManyOpenFiles();
   return pqcache::tools::RunCommandLine(argc, argv, pqcache::tools::kCommands);
 }

@@ -62,7 +62,7 @@ class Session {
   Status Step(int64_t token, std::vector<float>* logits);
   // Runs a question about the tokens so far under the policy, in as few steps as
   // CacheAttention::MaxStepTokens allows; the tokens of a step share one selection of the budget's
-  // size. logits [vocab] are the last token's.
+  // size, unless every head selects for itself. logits [vocab] are the last token's.
   Status Ask(std::span<const int64_t> tokens, std::vector<float>* logits);
 
   int64_t tokens() const { return tokens_; }

@@ -36,7 +36,7 @@ struct HeadCacheOptions {
   bool value_sums = true;                        // hold sums of values
 };
 
-// Rows [first, first + count) in memory, `stride` bytes apart; valid until the next Append.
+// Rows [first, first + count) in memory, one behind the other; valid until the next Append.
 struct RowBlock {
   const uint8_t* rows = nullptr;
   int64_t first = 0;

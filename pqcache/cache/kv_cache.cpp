@@ -146,12 +146,13 @@ Status KvCache::Append(int layer, int64_t n, const float* keys, const float* val
     }
   });
   PQCACHE_RETURN_IF_ERROR(CheckUsable(layer));
-  Status status;
+  // One batch for all heads: a large one becomes a file, and few large files are the fastest.
+  std::vector<PageWrite> batch;
   for (std::vector<PageWrite>& pages : full_pages_) {
-    if (status.ok() && !pages.empty()) status = store_->Put(pages);
+    batch.insert(batch.end(), pages.begin(), pages.end());
     pages.clear();
   }
-  PQCACHE_RETURN_IF_ERROR(status);
+  if (!batch.empty()) PQCACHE_RETURN_IF_ERROR(store_->Put(batch));
   return ReserveMemory();
 }
 

@@ -129,9 +129,13 @@ TEST(CacheAttentionSelection, TokensOfAStepSelectTogetherAndAttendCausally) {
   for (const int group : {1, 4}) {
     const Layers layers = {RandomSequence(8, kLast, 2 * group, 2, 32)};
     const Sequence& s = layers[0];
-    for (const int64_t k : {0, 9, 200}) {
-      SCOPED_TRACE("group " + std::to_string(group) + ", " + std::to_string(k) + " tokens");
-      Rig rig(&layers, SmallSplit("flat", {.tokens = k}));
+    for (const auto& [k, per_head] :
+         {std::pair{0, false}, {9, false}, {9, true}, {200, false}, {200, true}}) {
+      SCOPED_TRACE("group " + std::to_string(group) + ", " + std::to_string(k) + " tokens" +
+                   (per_head ? " per head" : ""));
+      RigOptions options = SmallSplit("flat", {.tokens = k});
+      options.attention.per_head = per_head;
+      Rig rig(&layers, options);
       rig.Prefill(0, kFirst);
       const std::vector<float> out = rig.DecodeTogether(kFirst, kLast);
       const Split split = rig.SplitAt(kLast - 1);
@@ -142,8 +146,8 @@ TEST(CacheAttentionSelection, TokensOfAStepSelectTogetherAndAttendCausally) {
         for (const StepOracle& oracle : oracles) {
           for (int g = 0; g < group; ++g) {
             const auto row = static_cast<int>(oracle.t - kFirst) * s.heads;
-            EXPECT_LT(MaxDifference(HeadOf(out, s, row + h * group + g), oracle.Attend(g, chosen)),
-                      1e-5)
+            const auto expected = oracle.Attend(g, per_head ? oracle.Best({g}, k) : chosen);
+            EXPECT_LT(MaxDifference(HeadOf(out, s, row + h * group + g), expected), 1e-5)
                 << "token " << oracle.t << " head " << h << " query head " << g;
           }
         }

@@ -18,6 +18,7 @@
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/random.h"
 #include "storage/rocksdb_call.h"
+#include "storage/store_scan.h"
 #include "storage/stores.h"
 #include "tests/storage/saved_contexts.h"
 #include "tests/support/status_matchers.h"
@@ -152,6 +153,11 @@ TEST_F(DamagedFolder, EveryByteOfTheListOfFilesCounts) {
         std::string damaged = bytes;
         damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
         ASSERT_EQ(With(file, damaged), Outcome::kRefused) << "bit " << bit << " of byte " << at;
+        if (at % 16 > 0) continue;
+        const Result<StoreScan> scan = ScanStoreFolder(dir_.File("copy"));
+        ASSERT_OK(scan);
+        ASSERT_FALSE(scan->damaged.empty());
+        EXPECT_EQ(scan->damaged[0].part, "list of files");
       }
     }
   }

@@ -380,6 +380,19 @@ TEST(RocksDbPageStore, ChecksTheVersionOfTheFolder) {
   }
 }
 
+TEST(RocksDbPageStore, ClearsAwayWhatKilledProcessesWereWriting) {
+  const TempDir dir;
+  MustOpen(dir.path()).reset();
+  for (const char* name : {".manifest.tmp.17", ".ingest-3"}) {
+    WriteText(dir.File(std::string("PQCACHE_STORE") + name), "half");
+  }
+  MustOpen(dir.path()).reset();
+  for (const auto& entry : fs::directory_iterator(dir.path())) {
+    const std::string name = entry.path().filename().string();
+    EXPECT_TRUE(name.find(".tmp.") == std::string::npos && !name.ends_with("ingest-3")) << name;
+  }
+}
+
 TEST(RocksDbPageStore, FinishesAFolderWhoseMakingWasCutShort) {
   const TempDir dir;
   WriteText(dir.File("PQCACHE_STORE.tmp.17"), "pqc");

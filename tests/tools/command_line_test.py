@@ -254,6 +254,7 @@ class CommandLine(unittest.TestCase):
         rows = {(row["name"], row["store"], row.get("threads")): row for row in bench["rows"]}
         self.assertGreater(rows["write", "rocksdb", 1]["ratio_to_files"], 0)
         self.assertGreater(rows["read_scattered", "rocksdb", 1]["mb_per_second"], 0)
+        self.assertGreater(rows["read_ordered", "rocksdb", 1]["share_of_byte_limit"], 0)
         self.assertGreater(rows["read_one", "rocksdb", None]["p99_us"], 0)
         decode = [row for row in bench["rows"] if row["name"] == "decode"]
         self.assertEqual([row["store"] for row in decode], ["memory", "1/4 memory + rocksdb"])

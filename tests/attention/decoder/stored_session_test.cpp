@@ -48,15 +48,18 @@ class StoredSession : public testing::SmallDecoderTest {
     ASSERT_OK(published);
     ASSERT_TRUE(*published);
   }
-  std::unique_ptr<ResumableSession> Open(PageStore* store, OnMissing on_missing) {
+  static std::unique_ptr<PageStore> NewMemory() {
+    return std::make_unique<storage::MemoryPageStore>(storage::kNoMemoryLimit);
+  }
+  std::unique_ptr<ResumableSession> Open(
+      PageStore* store, OnMissing on_missing,
+      const std::function<std::unique_ptr<PageStore>()>& make_memory_store = NewMemory) {
     ResumableOptions options;
     options.storage = storage_;
     options.storage.store = store;
     options.attention = Flat(9);
     options.on_missing = on_missing;
-    options.make_memory_store = [] {
-      return std::make_unique<storage::MemoryPageStore>(storage::kNoMemoryLimit);
-    };
+    options.make_memory_store = make_memory_store;
     options.on_recomputed = [this](Session*) { ++mended_; };
     const ContextManifest manifest = *ContextCatalog(store, {}).Find("c");
     auto session = ResumableSession::Create(decoder_.get(), std::move(options),
@@ -101,6 +104,39 @@ TEST_F(StoredSession, ComputesAgainWhatWasLostAndAnswersTheSame) {
   }
   EXPECT_GE(computed, 3);
   EXPECT_EQ(mended_, computed);
+}
+
+TEST_F(StoredSession, GoesOnInMemoryWhenItsStoreCannotBeUsed) {
+  const auto expected = Uninterrupted();
+  const auto is_lost = [](const PageKey& key) {
+    return key.kind == PageKind::kRows && key.layer == 1 && key.page == 5;
+  };
+  for (const bool writable : {true, false}) {
+    SCOPED_TRACE(writable ? "it loses pages again and again" : "nothing can be written");
+    FaultyStore store;
+    Save(&store);
+    store.loses = is_lost;
+    if (!writable) store.put_status = Status::IoError("no answer");
+    const auto session = Open(&store, OnMissing::kRecompute);
+    EXPECT_EQ(Ask(session.get()), expected);
+    EXPECT_NE(&session->store(), &store);
+    EXPECT_GT(session->bytes_read()["memory"], store.stats().bytes_read["memory"]);
+  }
+}
+
+TEST_F(StoredSession, AFailedRecomputationIsTheErrorOfEveryCall) {
+  FaultyStore store;
+  Save(&store);
+  store.loses = [](const PageKey& key) { return key.layer == 1 && key.page == 5; };
+  store.put_status = Status::IoError("no answer");
+  const auto session = Open(&store, OnMissing::kRecompute, [] {
+    auto full = std::make_unique<FaultyStore>();
+    full->put_status = Status::OutOfMemory("no room");
+    return full;
+  });
+  std::vector<float> logits;
+  ExpectError(session->Ask(question_, &logits), StatusCode::kOutOfMemory, "no room");
+  ExpectError(session->Step(1, &logits), StatusCode::kOutOfMemory, "no room");
 }
 
 TEST_F(StoredSession, FailsWhenThatIsTheChoice) {
