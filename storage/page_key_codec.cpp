@@ -10,7 +10,7 @@
 namespace pqcache::storage {
 namespace {
 
-constexpr size_t kContextBytes = sizeof(Fingerprint::bytes);
+static_assert(kContextPrefixBytes == sizeof(Fingerprint::bytes));
 
 void AppendBytes(std::string* out, const Fingerprint& f) {
   out->append(reinterpret_cast<const char*>(f.bytes.data()), f.bytes.size());
@@ -56,8 +56,8 @@ std::string EncodePageKey(const PageKeyFields& fields) {
   std::string out = fields.context;
   PutBigEndian32(&out, static_cast<uint32_t>(fields.layer));
   out.push_back(static_cast<char>(fields.kind));
-  PutBigEndian32(&out, static_cast<uint32_t>(fields.head));
   PutBigEndian64(&out, static_cast<uint64_t>(fields.page));
+  PutBigEndian32(&out, static_cast<uint32_t>(fields.head));
   return out;
 }
 
@@ -65,13 +65,13 @@ std::optional<PageKeyFields> DecodePageKey(std::string_view bytes) {
   if (bytes.size() != kPageKeyBytes) return std::nullopt;
   const char* p = bytes.data();
   PageKeyFields fields;
-  fields.context = bytes.substr(0, kContextBytes);
-  const auto kind = static_cast<uint8_t>(p[kContextBytes + 4]);
+  fields.context = bytes.substr(0, kContextPrefixBytes);
+  const auto kind = static_cast<uint8_t>(p[kContextPrefixBytes + 4]);
   if (kind > static_cast<uint8_t>(PageKind::kTokens)) return std::nullopt;
-  fields.layer = static_cast<int32_t>(GetBigEndian32(p + kContextBytes));
+  fields.layer = static_cast<int32_t>(GetBigEndian32(p + kContextPrefixBytes));
   fields.kind = static_cast<PageKind>(kind);
-  fields.head = static_cast<int32_t>(GetBigEndian32(p + kContextBytes + 5));
-  fields.page = static_cast<int64_t>(GetBigEndian64(p + kContextBytes + 9));
+  fields.page = static_cast<int64_t>(GetBigEndian64(p + kContextPrefixBytes + 5));
+  fields.head = static_cast<int32_t>(GetBigEndian32(p + kContextPrefixBytes + 13));
   if (fields.layer < 0 || fields.head < 0 || fields.page < 0) return std::nullopt;
   return fields;
 }

@@ -17,10 +17,11 @@
 namespace pqcache::storage {
 namespace {
 
-constexpr size_t kWriteBufferBytes = 32 << 20;
+// Of records and of marks for removed ranges, of each of two families.
+constexpr size_t kWriteBufferBytes = 2 << 20;
 constexpr int kWriteBuffers = 2;
 constexpr int kMinOpenFiles = 64, kMaxOpenFiles = 1 << 16;
-static_assert(kRocksDbBufferBytes == kWriteBuffers * kWriteBufferBytes);
+static_assert(kRocksDbBufferBytes == 2 * kFileBytes + 2 * kWriteBuffers * kWriteBufferBytes);
 
 // Later releases have other defaults; whatever files or memory depend on is set here.
 rocksdb::BlockBasedTableOptions TableOptions() {

@@ -3,8 +3,6 @@
 #include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/sst_file_writer.h>
-#include <rocksdb/write_batch.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -23,10 +21,10 @@
 #include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_codec.h"
 #include "pqcache/cache/stored_pages.h"
-#include "storage/manifest_mark.h"
+#include "storage/page_buffer.h"
 #include "storage/page_key_codec.h"
 #include "storage/rocksdb_call.h"
-#include "storage/store_folder.h"
+#include "storage/rocksdb_database.h"
 
 namespace pqcache::storage {
 namespace {
@@ -34,104 +32,78 @@ namespace {
 // What RocksDB's MultiGet works on at a time; more would only pin more blocks.
 constexpr size_t kReadBatch = 32;
 
+// A file of fewer pages goes on with those of the next layer.
+constexpr uint64_t kMinFileBytes = 1 << 20;
+
 rocksdb::WriteOptions WithoutLog() {
   rocksdb::WriteOptions options;
   options.disableWAL = true;
   return options;
 }
 
-rocksdb::Slice Value(const PageWrite& write) {
-  return {reinterpret_cast<const char*>(write.page->data()), write.page->size()};
+rocksdb::Slice Value(const PageBytes& page) {
+  return {reinterpret_cast<const char*>(page.data()), page.size()};
 }
 
-// Files that were being written when a process was killed. They become the store's by a move.
-const std::string kIngestPrefix = std::string(kFolderMarker) + ".ingest-";
+// A page that is not in memory.
+struct StoredRead {
+  PageRead* read;
+  std::string key;
+};
 
-const std::string kMarkPrefix = std::string(kFolderMarker) + ".manifest.tmp.";
+using Handles = RocksDbDatabase::Handles;
+using PageIterator = PageBuffer::Pages::const_iterator;
 
-// In the order in which they were written.
-std::vector<std::filesystem::path> FilesOf(const std::string& path, const std::string& prefix) {
-  std::vector<std::filesystem::path> files;
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end;
-       it.increment(error)) {
-    if (it->path().filename().string().starts_with(prefix)) files.push_back(it->path());
+// Of the file that begins there.
+PageIterator EndOfFile(PageIterator begin, PageIterator end) {
+  const auto same = [](const std::string& a, const std::string& b, size_t prefix) {
+    return a.compare(0, prefix, b, 0, prefix) == 0;
+  };
+  uint64_t bytes = 0;
+  for (auto it = begin, last = begin; it != end; last = it, ++it) {
+    if (!same(last->first, it->first, kContextPrefixBytes)) return it;
+    if (!same(last->first, it->first, kLayerPrefixBytes) && bytes >= kMinFileBytes) return it;
+    bytes += it->second->size();
   }
-  std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.string().size(), a) < std::pair(b.string().size(), b);
-  });
-  return files;
-}
-
-// The table that could not be opened because it is not there, e.g. "000123.sst"; or empty.
-std::string MissingTable(const Status& opened) {
-  const std::string& message = opened.message();
-  const size_t end = message.find(".ldb: No such file");
-  const size_t slash = message.rfind('/', end);
-  if (opened.code() != StatusCode::kCorruption || end == std::string::npos) return "";
-  return message.substr(slash + 1, end - slash - 1) + ".sst";
-}
-
-// Says who holds the folder if that is why it could not be opened.
-Status ExplainLock(const std::string& path, const Status& status) {
-  std::optional<int> holder;
-  if (status.message().find("lock hold by current process") != std::string::npos) {
-    holder = static_cast<int>(::getpid());
-  } else if (status.message().find("While lock file: ") != std::string::npos) {
-    holder = LockHolder(path + "/LOCK");
-  } else {
-    return status;
-  }
-  return Status::IoError("rocksdb store " + path + ": is in use by " +
-                         (holder ? "process " + std::to_string(*holder) : "another process") +
-                         ", expected a folder that no other store holds (" + status.message() +
-                         ")");
+  return end;
 }
 
 }  // namespace
 
 struct RocksDbPageStore::Impl {
-  std::string path;
-  rocksdb::Options options;
-  std::unique_ptr<rocksdb::DB> db;
-  rocksdb::ColumnFamilyHandle* records = nullptr;
-  std::mutex records_mutex;  // one writer looks and writes before the next one looks
-  std::mutex undone_mutex;   // guards undone
-  std::mutex mark_mutex;     // marks are written in the order of their sizes
-  // Records whose writing failed: what was written may lie in the buffer and become durable later,
-  // so what was there before (nothing: no record) is served in its place until it is written back.
-  std::map<std::string, std::optional<std::string>> undone;
-  std::atomic<uint64_t> ingested{0};
-  std::atomic<uint64_t> bytes_read{0};
-  std::atomic<uint64_t> damaged{0};
-  std::atomic<uint64_t> missing{0};
+  explicit Impl(std::unique_ptr<RocksDbDatabase> opened) : database(std::move(opened)) {}
 
-  ~Impl() {
-    if (records != nullptr) db->DestroyColumnFamilyHandle(records);
-  }
-  Status OpenDb();
-  Status OpenWithIngestFile(const Status& opened);
-  Status Ingest(std::span<const PageWrite> pages);
+  Status Write(const PageBuffer::Pages& pages);
+  Status WriteTable(const std::string& file, PageIterator begin, PageIterator end);
   Status RemoveRange(const std::string& first, const std::string& last);
-  Status Flush(const char* action, rocksdb::ColumnFamilyHandle* family);
-  void MarkManifest();
+  Result<bool> HasPagesIn(const rocksdb::Slice& begin, const rocksdb::Slice& end) const;
+  Status RemoveOneByOne(const rocksdb::Slice& begin, const rocksdb::Slice& end);
   Status WriteRecord(const std::string& key, std::string_view value,
                      const std::optional<std::string>& before);
   Status RestoreRecords();
-  template <typename F>
-  Status Call(const char* action, F&& call) const {
-    return CallRocksDb(path, action, std::forward<F>(call));
-  }
-  void ReadBatch(std::span<PageRead> pages);
+  void ReadBatch(std::span<StoredRead> reads);
+  void ReadBatch(std::span<StoredRead> reads, const Handles& h);
   Status Accept(const rocksdb::Slice& value, PageRead* read) const;
   void Count(const PageRead& read);
+
+  const std::unique_ptr<RocksDbDatabase> database;
+  std::mutex records_mutex;  // one writer looks and writes before the next one looks
+  std::mutex undone_mutex;   // guards undone
+  // Records whose writing failed: what was written may become durable later, so what was there
+  // before (nothing: no record) is served in its place until it is written back.
+  std::map<std::string, std::optional<std::string>> undone;
+  std::atomic<uint64_t> bytes_read{0};
+  std::atomic<uint64_t> damaged{0};
+  std::atomic<uint64_t> missing{0};
+  PageBuffer buffer{kFileBytes, [this](const PageBuffer::Pages& pages) { return Write(pages); }};
 };
 
 RocksDbPageStore::RocksDbPageStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
 RocksDbPageStore::~RocksDbPageStore() {
   const Status status = impl_->RestoreRecords();
-  if (!status.ok())
-    Log(LogLevel::kWarning, "a record that was not written may show up later: " + status.message());
+  if (status.ok()) return;
+  Log(LogLevel::kWarning, "a record that was not written may show up later: " + status.message());
 }
 
 Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec) {
@@ -148,131 +120,91 @@ Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec
 
 Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::string& path,
                                                                  rocksdb::Env* env) {
-  PQCACHE_RETURN_IF_ERROR(PrepareStoreFolder(path).Annotate("rocksdb store"));
-  PQCACHE_RETURN_IF_ERROR(CheckManifestMark(path));
-  auto impl = std::make_unique<Impl>();
-  impl->path = path;
-  impl->options = StoreOptions();
-  if (env != nullptr) impl->options.env = env;
-  Status opened = impl->OpenDb();
-  if (!MissingTable(opened).empty()) opened = impl->OpenWithIngestFile(opened);
-  if (!opened.ok()) return ExplainLock(path, opened);
-  impl->MarkManifest();
-  std::error_code ignored;
-  for (const auto& file : FilesOf(path, kIngestPrefix)) std::filesystem::remove(file, ignored);
-  for (const auto& file : FilesOf(path, kMarkPrefix)) std::filesystem::remove(file, ignored);
-  return std::unique_ptr<RocksDbPageStore>(new RocksDbPageStore(std::move(impl)));
+  PQCACHE_ASSIGN_OR_RETURN(auto database, RocksDbDatabase::Open(path, env));
+  return std::unique_ptr<RocksDbPageStore>(
+      new RocksDbPageStore(std::make_unique<Impl>(std::move(database))));
 }
 
-// When the list of files could not be synced while it took in a bulk write, the database removes
-// the file again, but the list on disk may name it. The file still lies there under its first name.
-Status RocksDbPageStore::Impl::OpenWithIngestFile(const Status& opened) {
-  const std::filesystem::path table = std::filesystem::path(path) / MissingTable(opened);
-  for (const std::filesystem::path& file : FilesOf(path, kIngestPrefix)) {
-    std::error_code error;
-    std::filesystem::rename(file, table, error);
-    if (error) continue;
-    if (OpenDb().ok()) return Status::Ok();
-    std::filesystem::rename(table, file, error);
+Status RocksDbPageStore::Put(std::span<const PageWrite> pages) { return impl_->buffer.Put(pages); }
+
+// Sorted files are written once, synced, and become part of the store in one step. A file ends with
+// a layer, so that it does not overlap those of later tokens, which would have to be merged; and
+// with a context, so that it goes when the context goes.
+Status RocksDbPageStore::Impl::Write(const PageBuffer::Pages& pages) {
+  PQCACHE_RETURN_IF_ERROR(database->Repair());
+  std::vector<std::string> files;
+  Status status;
+  for (auto begin = pages.begin(); status.ok() && begin != pages.end();) {
+    const auto end = EndOfFile(begin, pages.end());
+    files.push_back(database->NewTableFile());
+    status = WriteTable(files.back(), begin, end);
+    begin = end;
   }
-  return opened;
+  if (status.ok()) return database->TakeIn(files);
+  for (const std::string& file : files) (void)database->options().env->DeleteFile(file);
+  return status;
 }
 
-Status RocksDbPageStore::Impl::OpenDb() {
-  return Call("open", [&] {
-    const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
-        {rocksdb::kDefaultColumnFamilyName, options}, {kRecordFamily, options}};
-    std::vector<rocksdb::ColumnFamilyHandle*> handles;
-    rocksdb::DB* opened = nullptr;
-    const rocksdb::Status s = rocksdb::DB::Open(options, path, families, &handles, &opened);
-    db.reset(opened);
-    if (!s.ok()) return s;
-    db->DestroyColumnFamilyHandle(handles[0]);
-    records = handles[1];
-    return s;
-  });
-}
-
-Status RocksDbPageStore::Put(std::span<const PageWrite> pages) {
-  uint64_t bytes = 0;
-  for (const PageWrite& write : pages) {
-    PQCACHE_CHECK(write.page != nullptr, "a page to put is null");
-    bytes += write.page->size();
-  }
-  if (bytes >= kIngestBytes) return impl_->Ingest(pages);
-  return impl_->Call("put", [&] {
-    rocksdb::WriteBatch batch;
-    for (const PageWrite& write : pages) {
-      const rocksdb::Status s = batch.Put(EncodePageKey(write.key), Value(write));
-      if (!s.ok()) return s;
-    }
-    return impl_->db->Write(WithoutLog(), &batch);
-  });
-}
-
-// A sorted file is written once, synced, and becomes part of the store in one step.
-Status RocksDbPageStore::Impl::Ingest(std::span<const PageWrite> pages) {
-  // Files of their own have no filters: who asks for a page of a context knows that it is there.
-  std::map<std::string, const PageWrite*> sorted;  // the last page of a key counts
-  for (const PageWrite& write : pages) sorted[EncodePageKey(write.key)] = &write;
-  const std::string file = path + "/" + kIngestPrefix + std::to_string(++ingested);
-  Status status = Call("write pages", [&] {
-    rocksdb::SstFileWriter writer(rocksdb::EnvOptions(), options, /*column_family=*/nullptr,
-                                  /*invalidate_page_cache=*/false,
-                                  rocksdb::Env::IOPriority::IO_TOTAL,
-                                  /*skip_filters=*/true);
+Status RocksDbPageStore::Impl::WriteTable(const std::string& file, PageIterator begin,
+                                          PageIterator end) {
+  return CallRocksDb(database->path(), "write pages", [&] {
+    rocksdb::SstFileWriter writer(rocksdb::EnvOptions(), database->options(),
+                                  /*column_family=*/nullptr, /*invalidate_page_cache=*/false);
     rocksdb::Status s = writer.Open(file);
-    for (const auto& [key, write] : sorted) {
-      if (s.ok()) s = writer.Put(key, Value(*write));
-    }
+    for (auto it = begin; s.ok() && it != end; ++it) s = writer.Put(it->first, Value(*it->second));
     return s.ok() ? writer.Finish() : s;
-  });
-  if (!status.ok()) {
-    (void)options.env->DeleteFile(file);
-    return status;
-  }
-  // When this fails the file has to stay: see OpenWithIngestFile.
-  return Call("take in pages", [&] {
-    rocksdb::IngestExternalFileOptions ingest;
-    ingest.move_files = true;
-    ingest.write_global_seqno = false;
-    return db->IngestExternalFile({file}, ingest);
   });
 }
 
 void RocksDbPageStore::Read(std::span<PageRead> pages) {
-  for (size_t i = 0; i < pages.size(); i += kReadBatch) {
-    impl_->ReadBatch(pages.subspan(i, std::min(kReadBatch, pages.size() - i)));
+  std::vector<std::string> keys;
+  for (const PageRead& read : pages) keys.push_back(EncodePageKey(read.key));
+  std::vector<PageRef> waiting = impl_->buffer.Find(keys);
+  std::vector<StoredRead> stored;
+  for (size_t i = 0; i < pages.size(); ++i) {
+    pages[i].status = Status::Ok();
+    pages[i].page = std::move(waiting[i]);
+    if (pages[i].page != nullptr) {
+      impl_->Count(pages[i]);
+    } else {
+      stored.push_back({&pages[i], std::move(keys[i])});
+    }
+  }
+  std::sort(stored.begin(), stored.end(),
+            [](const StoredRead& a, const StoredRead& b) { return a.key < b.key; });
+  for (size_t i = 0; i < stored.size(); i += kReadBatch) {
+    impl_->ReadBatch(std::span(stored).subspan(i, std::min(kReadBatch, stored.size() - i)));
   }
 }
 
-void RocksDbPageStore::Impl::ReadBatch(std::span<PageRead> pages) {
-  std::array<std::string, kReadBatch> keys;
-  std::array<rocksdb::Slice, kReadBatch> slices;
-  std::array<rocksdb::PinnableSlice, kReadBatch> values;
-  std::array<rocksdb::Status, kReadBatch> statuses;
-  for (size_t i = 0; i < pages.size(); ++i) {
-    keys[i] = EncodePageKey(pages[i].key);
-    slices[i] = keys[i];
-  }
-  const bool sorted =
-      std::is_sorted(keys.begin(), keys.begin() + static_cast<int64_t>(pages.size()));
-  const Status batch = Call("read", [&] {
-    rocksdb::ReadOptions read_options;
-    read_options.verify_checksums = true;
-    db->MultiGet(read_options, db->DefaultColumnFamily(), pages.size(), slices.data(),
-                 values.data(), statuses.data(), sorted);
+void RocksDbPageStore::Impl::ReadBatch(std::span<StoredRead> reads) {
+  const Status status = database->Read("read", [&](const Handles& h) {
+    ReadBatch(reads, h);
     return rocksdb::Status::OK();
   });
-  for (size_t i = 0; i < pages.size(); ++i) {
-    PageRead& read = pages[i];
-    read.page = nullptr;
-    read.status =
-        batch.ok() && !statuses[i].ok() ? Call("read", [&] { return statuses[i]; }) : batch;
-    if (read.status.ok()) read.status = Accept(values[i], &read);
-    values[i].Reset();
+  for (const StoredRead& stored : reads) {
+    PageRead& read = *stored.read;
+    if (!status.ok()) read.status = status;
     if (!read.status.ok()) read.status = read.status.Annotate(DescribePageKey(read.key));
     Count(read);
+  }
+}
+
+void RocksDbPageStore::Impl::ReadBatch(std::span<StoredRead> reads, const Handles& h) {
+  std::array<rocksdb::Slice, kReadBatch> keys;
+  std::array<rocksdb::PinnableSlice, kReadBatch> values;
+  std::array<rocksdb::Status, kReadBatch> statuses;
+  for (size_t i = 0; i < reads.size(); ++i) keys[i] = reads[i].key;
+  rocksdb::ReadOptions options;
+  options.verify_checksums = true;
+  h.db->MultiGet(options, h.pages, reads.size(), keys.data(), values.data(), statuses.data(),
+                 /*sorted_input=*/true);
+  for (size_t i = 0; i < reads.size(); ++i) {
+    PageRead* read = reads[i].read;
+    read->status = statuses[i].ok()
+                       ? Accept(values[i], read)
+                       : CallRocksDb(database->path(), "read", [&] { return statuses[i]; });
+    values[i].Reset();
   }
 }
 
@@ -281,7 +213,7 @@ Status RocksDbPageStore::Impl::Accept(const rocksdb::Slice& value, PageRead* rea
   auto page = std::make_shared<PageBytes>(PageBytes::ForOverwrite(value.size()));
   if (!value.empty()) std::memcpy(page->data(), value.data(), value.size());
   const Status status = VerifyPage(page->span(), read->key);
-  if (!status.ok()) return status.Annotate("rocksdb store " + path);
+  if (!status.ok()) return status.Annotate("rocksdb store " + database->path());
   read->page = std::move(page);
   return Status::Ok();
 }
@@ -300,54 +232,50 @@ Status RocksDbPageStore::RemoveContext(const ContextId& context) {
 Status RocksDbPageStore::Impl::RemoveRange(const std::string& first, const std::string& last) {
   // A record that may still become durable must not speak of pages that are gone.
   PQCACHE_RETURN_IF_ERROR(RestoreRecords());
+  buffer.Remove(first, last);
   const rocksdb::Slice begin = first, end = last;
-  rocksdb::ColumnFamilyHandle* family = db->DefaultColumnFamily();
-  // Whole files go first: that takes next to no disk space, so a context can be removed from a full
-  // disk. The range marker covers what is left in the files at both ends and in memory.
-  PQCACHE_RETURN_IF_ERROR(Call("drop files of context", [&] {
-    return rocksdb::DeleteFilesInRange(db.get(), family, &begin, &end, /*include_end=*/false);
+  // Mostly these are all: no file has pages of two contexts. It takes next to no disk space.
+  PQCACHE_RETURN_IF_ERROR(database->Change("drop files of context", [&](const Handles& h) {
+    return rocksdb::DeleteFilesInRange(h.db, h.pages, &begin, &end, /*include_end=*/false);
   }));
-  PQCACHE_RETURN_IF_ERROR(
-      Call("remove context", [&] { return db->DeleteRange(WithoutLog(), family, begin, end); }));
-  PQCACHE_RETURN_IF_ERROR(Flush("sync", family));
-  PQCACHE_RETURN_IF_ERROR(Call("compact after removal", [&] {
-    const rocksdb::Status s =
-        db->CompactRange(rocksdb::CompactRangeOptions(), family, &begin, &end);
-    // On a nearly full disk the files at both ends wait for a later compaction.
-    return s.IsCompactionTooLarge() ? rocksdb::Status::OK() : s;
-  }));
-  MarkManifest();
+  PQCACHE_ASSIGN_OR_RETURN(const bool more, HasPagesIn(begin, end));
+  if (more) PQCACHE_RETURN_IF_ERROR(RemoveOneByOne(begin, end));
+  database->Mark();
   return Status::Ok();
 }
 
-Status RocksDbPageStore::Sync() { return impl_->Flush("sync", impl_->db->DefaultColumnFamily()); }
-
-// There is no log: what was put is durable once its write buffer is a file.
-Status RocksDbPageStore::Impl::Flush(const char* action, rocksdb::ColumnFamilyHandle* family) {
-  PQCACHE_RETURN_IF_ERROR(Call(action, [&] {
-    rocksdb::FlushOptions flush;
-    flush.wait = true;
-    flush.allow_write_stall = true;  // do not wait for compactions first
-    return db->Flush(flush, family);
+Result<bool> RocksDbPageStore::Impl::HasPagesIn(const rocksdb::Slice& begin,
+                                                const rocksdb::Slice& end) const {
+  bool found = false;
+  PQCACHE_RETURN_IF_ERROR(database->Read("look for pages", [&](const Handles& h) {
+    const std::unique_ptr<rocksdb::Iterator> it(h.db->NewIterator(rocksdb::ReadOptions(), h.pages));
+    it->Seek(begin);
+    found = it->Valid() ? it->key().compare(end) < 0 : !it->status().ok();  // a damaged page
+    return rocksdb::Status::OK();
   }));
-  MarkManifest();
-  return Status::Ok();
+  return found;
 }
 
-// What was flushed is durable with or without a mark, so a mark that cannot be written is no
-// failure of the flush: the one before stays true.
-void RocksDbPageStore::Impl::MarkManifest() {
-  const std::lock_guard lock(mark_mutex);
-  std::vector<std::string> files;
-  uint64_t bytes = 0;  // that are synced
-  Status status = Call("look at the list of files",
-                       [&] { return db->GetLiveFiles(files, &bytes, /*flush_memtable=*/false); });
-  const auto list = std::find_if(files.begin(), files.end(), [](const std::string& file) {
-    return file.starts_with("/MANIFEST-");
+// Pages of files that are being merged, or that newer ones overlap.
+Status RocksDbPageStore::Impl::RemoveOneByOne(const rocksdb::Slice& begin,
+                                              const rocksdb::Slice& end) {
+  PQCACHE_RETURN_IF_ERROR(database->Change("remove context", [&](const Handles& h) {
+    return h.db->DeleteRange(WithoutLog(), h.pages, begin, end);
+  }));
+  PQCACHE_RETURN_IF_ERROR(database->FlushPages());
+  return database->Change("compact after removal", [&](const Handles& h) {
+    // On a nearly full disk a later compaction gives the space back.
+    const rocksdb::Range range(begin, end);
+    uint64_t bytes = 0;
+    h.db->GetApproximateSizes(h.pages, &range, 1, &bytes);
+    std::error_code error;
+    const uint64_t room = std::filesystem::space(database->path(), error).available;
+    if (!error && room < 2 * bytes + kFileBytes) return rocksdb::Status::OK();
+    return h.db->CompactRange(rocksdb::CompactRangeOptions(), h.pages, &begin, &end);
   });
-  if (list != files.end()) status = WriteManifestMark(path, list->substr(1), bytes);
-  if (!status.ok()) Log(LogLevel::kWarning, "no new mark: " + status.message());
 }
+
+Status RocksDbPageStore::Sync() { return impl_->buffer.Flush(); }
 
 PageStoreStats RocksDbPageStore::stats() const {
   PageStoreStats stats;
@@ -379,26 +307,26 @@ Status RocksDbPageStore::ReplaceRecord(const RecordKey& key, std::string_view va
 Status RocksDbPageStore::Impl::WriteRecord(const std::string& key, std::string_view value,
                                            const std::optional<std::string>& before) {
   PQCACHE_RETURN_IF_ERROR(RestoreRecords());
-  PQCACHE_RETURN_IF_ERROR(Call("put record", [&] {
-    return db->Put(WithoutLog(), records, key, rocksdb::Slice(value.data(), value.size()));
-  }));
-  const Status flushed = Flush("sync records", records);
-  if (flushed.ok()) return flushed;
+  Status status = database->Change("put record", [&](const Handles& h) {
+    return h.db->Put(WithoutLog(), h.records, key, rocksdb::Slice(value.data(), value.size()));
+  });
+  if (status.ok()) status = database->FlushRecords();
+  if (status.ok()) return status;
   const std::lock_guard lock(undone_mutex);
   undone.emplace(key, before);
-  return flushed;
+  return status;
 }
 
 Status RocksDbPageStore::Impl::RestoreRecords() {
   const std::lock_guard lock(undone_mutex);
   if (undone.empty()) return Status::Ok();
   for (const auto& [key, before] : undone) {
-    PQCACHE_RETURN_IF_ERROR(Call("restore record", [&] {
-      return before.has_value() ? db->Put(WithoutLog(), records, key, *before)
-                                : db->Delete(WithoutLog(), records, key);
+    PQCACHE_RETURN_IF_ERROR(database->Change("restore record", [&](const Handles& h) {
+      return before.has_value() ? h.db->Put(WithoutLog(), h.records, key, *before)
+                                : h.db->Delete(WithoutLog(), h.records, key);
     }));
   }
-  PQCACHE_RETURN_IF_ERROR(Flush("sync records", records));
+  PQCACHE_RETURN_IF_ERROR(database->FlushRecords());
   undone.clear();
   return Status::Ok();
 }
@@ -413,8 +341,8 @@ Result<std::string> RocksDbPageStore::GetRecord(const RecordKey& key) {
     }
   }
   std::string value;
-  const Status status = impl_->Call("read record", [&] {
-    return impl_->db->Get(rocksdb::ReadOptions(), impl_->records, bytes, &value);
+  const Status status = impl_->database->Read("read record", [&](const Handles& h) {
+    return h.db->Get(rocksdb::ReadOptions(), h.records, bytes, &value);
   });
   if (!status.ok()) return status.Annotate("record " + key.name);
   return value;
@@ -424,9 +352,9 @@ Result<std::vector<Record>> RocksDbPageStore::ListRecords(const Fingerprint& ten
   const std::string begin = EncodeRecordKey({tenant, ""});
   std::map<std::string, std::optional<std::string>> found;
   const std::lock_guard lock(impl_->undone_mutex);
-  PQCACHE_RETURN_IF_ERROR(impl_->Call("list records", [&] {
+  PQCACHE_RETURN_IF_ERROR(impl_->database->Read("list records", [&](const Handles& h) {
     const std::unique_ptr<rocksdb::Iterator> it(
-        impl_->db->NewIterator(rocksdb::ReadOptions(), impl_->records));
+        h.db->NewIterator(rocksdb::ReadOptions(), h.records));
     for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) {
       found[it->key().ToString()] = it->value().ToString();
     }
@@ -445,36 +373,38 @@ Result<std::vector<Record>> RocksDbPageStore::ListRecords(const Fingerprint& ten
 Status RocksDbPageStore::RemoveRecord(const RecordKey& key) {
   const std::lock_guard lock(impl_->records_mutex);
   PQCACHE_RETURN_IF_ERROR(impl_->RestoreRecords());
-  PQCACHE_RETURN_IF_ERROR(impl_->Call("remove record", [&] {
-    return impl_->db->Delete(WithoutLog(), impl_->records, EncodeRecordKey(key));
+  PQCACHE_RETURN_IF_ERROR(impl_->database->Change("remove record", [&](const Handles& h) {
+    return h.db->Delete(WithoutLog(), h.records, EncodeRecordKey(key));
   }));
-  return impl_->Flush("sync records", impl_->records);
+  return impl_->database->FlushRecords();
 }
 
 Status RocksDbPageStore::RemoveUnreferenced() {
   PQCACHE_RETURN_IF_ERROR(impl_->RestoreRecords());
   std::set<std::string> referenced, stored;  // contexts by the beginning of their keys
   bool all_known = true;
-  PQCACHE_RETURN_IF_ERROR(impl_->Call("look for unreferenced pages", [&] {
-    const std::unique_ptr<rocksdb::Iterator> records(
-        impl_->db->NewIterator(rocksdb::ReadOptions(), impl_->records));
-    for (records->SeekToFirst(); records->Valid(); records->Next()) {
-      const Result<ContextManifest> manifest = DecodeManifest(records->value().ToStringView());
-      all_known = all_known && manifest.ok();
-      if (!manifest.ok()) continue;
-      for (const ContextId& context : ReferencedContexts(*manifest)) {
-        referenced.insert(ContextKeyRange(context).begin);
-      }
-    }
-    if (!records->status().ok() || !all_known) return records->status();
-    const std::unique_ptr<rocksdb::Iterator> pages(impl_->db->NewIterator(rocksdb::ReadOptions()));
-    for (pages->SeekToFirst(); pages->Valid();) {
-      const std::string context = pages->key().ToString().substr(0, sizeof(Fingerprint::bytes));
-      stored.insert(context);
-      pages->Seek(context + '\xff');
-    }
-    return pages->status().IsCorruption() ? rocksdb::Status::OK() : pages->status();
-  }));
+  PQCACHE_RETURN_IF_ERROR(
+      impl_->database->Read("look for unreferenced pages", [&](const Handles& h) {
+        const std::unique_ptr<rocksdb::Iterator> records(
+            h.db->NewIterator(rocksdb::ReadOptions(), h.records));
+        for (records->SeekToFirst(); records->Valid(); records->Next()) {
+          const Result<ContextManifest> manifest = DecodeManifest(records->value().ToStringView());
+          all_known = all_known && manifest.ok();
+          if (!manifest.ok()) continue;
+          for (const ContextId& context : ReferencedContexts(*manifest)) {
+            referenced.insert(ContextKeyRange(context).begin);
+          }
+        }
+        if (!records->status().ok() || !all_known) return records->status();
+        const std::unique_ptr<rocksdb::Iterator> pages(
+            h.db->NewIterator(rocksdb::ReadOptions(), h.pages));
+        for (pages->SeekToFirst(); pages->Valid();) {
+          const std::string context = pages->key().ToString().substr(0, kContextPrefixBytes);
+          stored.insert(context);
+          pages->Seek(context + '\xff');
+        }
+        return pages->status().IsCorruption() ? rocksdb::Status::OK() : pages->status();
+      }));
   for (const std::string& context : stored) {
     if (!all_known || referenced.contains(context)) continue;
     PQCACHE_RETURN_IF_ERROR(impl_->RemoveRange(context, context + '\xff'));

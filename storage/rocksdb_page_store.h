@@ -3,14 +3,14 @@
 // Pages in a RocksDB folder on disk. Arguments: path=DIR, made if missing.
 //
 // Pages are whole values in SST files with XXH3 block checksums, uncompressed, under the keys of
-// key_format.md. There is no write-ahead log: Sync writes the buffered pages out and is what makes
-// them durable; batches of kIngestBytes and more become a file of their own at once. Every page is
-// verified on every read.
+// key_format.md. There is no write-ahead log: pages wait in memory until there are kFileBytes of
+// them or Sync is called, and then become a file, which is synced and part of the store in one
+// step. When that fails they wait on. Every page is verified on every read.
 //
 // Memory: kRocksDbBufferBytes at most for write buffers, about 8 bytes a page for the indexes of
-// open files (at most half of the files that the process may have open), and the batches in flight. It is not under any memory limit, and not in
-// resident_bytes.
-// One process at a time holds the folder.
+// open files (at most half of the files that the process may have open), and the batches in flight.
+// It is not under any memory limit, and not in resident_bytes. One process at a time holds the
+// folder.
 
 #include <cstdint>
 #include <memory>
@@ -28,10 +28,11 @@ class Env;
 
 namespace pqcache::storage {
 
-// Batches of at least so many bytes skip the write buffer.
-inline constexpr uint64_t kIngestBytes = 1 << 20;
+// Of pages that become a file, unless Sync comes first. Fewer files are faster.
+inline constexpr uint64_t kFileBytes = 32 << 20;
 
-inline constexpr uint64_t kRocksDbBufferBytes = 2 * 32 << 20;
+// Pages that wait, those being written, and RocksDB's own buffers.
+inline constexpr uint64_t kRocksDbBufferBytes = 2 * kFileBytes + (8 << 20);
 
 class RocksDbPageStore final : public PageStore {
  public:
@@ -51,8 +52,8 @@ class RocksDbPageStore final : public PageStore {
   // Durable when it returns OK, without a Sync.
   Status RemoveContext(const ContextId& context) override;
   Status RemoveUnreferenced() override;
-  // IoError while the disk is full; RocksDB looks for room every five seconds, and once 32 MiB are
-  // free a later call is OK again. Put and RemoveContext fail as well until then; reads go on.
+  // IoError while the disk is full; the next call tries again. Put, RemoveContext and the writing
+  // of records fail as well until then; reads go on.
   Status Sync() override;
   PageStoreStats stats() const override;
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;

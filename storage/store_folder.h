@@ -11,7 +11,7 @@ namespace pqcache::storage {
 
 // The marker file (key_format.md). Names that begin with it are ours as well.
 inline constexpr char kFolderMarker[] = "PQCACHE_STORE";
-inline constexpr int kStoreVersion = 2;
+inline constexpr int kStoreVersion = 3;
 
 // Makes `path` and its missing parents, durably, and writes the marker into a new or empty folder.
 // Errors: IoError if the system refuses; InvalidArgument if `path` is no folder or holds other

@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 // Pages looked up one by one behind a damaged block; a damaged filter would go on for ever.
 constexpr int kMaxProbes = 10000;
 
-// Where the page behind `key` is likely to be: the next page, head, kind or layer.
+// Where the page behind `key` is likely to be: the next head, page, kind or layer.
 std::vector<std::string> LikelySuccessors(const std::string& key) {
   const auto fields = DecodePageKey(key);
   if (!fields.has_value()) return {};
@@ -43,8 +43,8 @@ std::vector<std::string> LikelySuccessors(const std::string& key) {
   };
   const auto& f = *fields;
   const int kind = static_cast<int>(f.kind);
-  if (f.page < std::numeric_limits<int64_t>::max()) add(f.layer, kind, f.head, f.page + 1);
-  if (f.head < std::numeric_limits<int32_t>::max()) add(f.layer, kind, int64_t{f.head} + 1, 0);
+  if (f.head < std::numeric_limits<int32_t>::max()) add(f.layer, kind, int64_t{f.head} + 1, f.page);
+  if (f.page < std::numeric_limits<int64_t>::max()) add(f.layer, kind, 0, f.page + 1);
   for (int next = kind + 1; next <= static_cast<int>(PageKind::kTokens); ++next) {
     add(f.layer, next, 0, 0);
   }

@@ -317,6 +317,37 @@ TEST_F(FragileStore, SavedContextsSurviveAPowerCut) {
   }
 }
 
+// Of three layers, each of which becomes a file of its own.
+TEST_F(FragileStore, PagesOfAFailedSyncAreThereLaterOrNotAtAll) {
+  std::vector<PageWrite> pages;
+  for (int i = 0; i < 3 * kSavedPages; ++i) {
+    const PageKey key = SampleKey("c", i / 3, i % 3);
+    pages.push_back({key, SamplePage(key, 0, 64)});
+  }
+  ASSERT_OK(Open());
+  int failures = 0;
+  for (int64_t n = 1;; ++n) {
+    Status status;
+    {
+      const auto store = Open();
+      ASSERT_OK(store);
+      ASSERT_OK((*store)->Put(pages));
+      disk_->FailFrom(n);
+      status = (*store)->Sync();
+      EXPECT_EQ(ServedPages(store->get(), pages), 3 * kSavedPages) << "they wait";
+      disk_->FailFrom(INT64_MAX);
+    }
+    const auto store = Open();
+    ASSERT_OK(store);
+    const int served = ServedPages(store->get(), pages);
+    EXPECT_TRUE(served == 3 * kSavedPages || (served == 0 && !status.ok())) << n;
+    ASSERT_OK((*store)->RemoveContext(SampleContext("c")));
+    if (status.ok()) break;
+    ++failures;
+  }
+  EXPECT_GT(failures, 10);
+}
+
 // Fails at the first operation, at the second, and so on until everything passes.
 TEST_F(FragileStore, AFailureAtAnyOperationIsToldAndLeavesWholeContexts) {
   ASSERT_OK(Open());

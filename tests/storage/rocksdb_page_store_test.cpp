@@ -372,9 +372,9 @@ TEST(RocksDbPageStore, RefusesFoldersOfOthersAndLeavesThemAlone) {
 TEST(RocksDbPageStore, ChecksTheVersionOfTheFolder) {
   const TempDir dir;
   MustOpen(dir.path()).reset();
-  WriteText(dir.File("PQCACHE_STORE"), "pqcache-page-store 1\n");
-  ExpectError(OpenAt(dir.path()), StatusCode::kUnsupported, "version is '1', expected 2");
-  for (const char* damaged : {"", "pqcache", "pqcache-page-store 2", "pqcache_page-store 2\n"}) {
+  WriteText(dir.File("PQCACHE_STORE"), "pqcache-page-store 2\n");
+  ExpectError(OpenAt(dir.path()), StatusCode::kUnsupported, "version is '2', expected 3");
+  for (const char* damaged : {"", "pqcache", "pqcache-page-store 3", "pqcache_page-store 3\n"}) {
     WriteText(dir.File("PQCACHE_STORE"), damaged);
     ExpectError(OpenAt(dir.path()), StatusCode::kCorruption, "PQCACHE_STORE: is damaged");
   }
