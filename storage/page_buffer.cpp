@@ -1,11 +1,21 @@
 #include "storage/page_buffer.h"
 
+#include <cstring>
 #include <utility>
 
 #include "pqcache/base/check.h"
 #include "storage/page_key_codec.h"
 
 namespace pqcache::storage {
+namespace {
+
+PageRef Copy(const PageBytes& page) {
+  auto copy = std::make_shared<PageBytes>(PageBytes::ForOverwrite(page.size()));
+  std::memcpy(copy->data(), page.data(), copy->size());
+  return copy;
+}
+
+}  // namespace
 
 Status PageBuffer::Put(std::span<const PageWrite> pages) {
   std::unique_lock lock(mutex_);
@@ -17,7 +27,7 @@ Status PageBuffer::Put(std::span<const PageWrite> pages) {
   }
   for (const PageWrite& write : pages) {
     PQCACHE_CHECK(write.page != nullptr, "a page to put is null");
-    Insert(EncodePageKey(write.key), write.page);
+    Insert(EncodePageKey(write.key), Copy(*write.page));
   }
   if (waiting_bytes_ >= limit_ && writes_started_ == writes_ended_) StartWriting();
   return Status::Ok();
@@ -68,20 +78,25 @@ void PageBuffer::Remove(const std::string& begin, const std::string& end) {
 
 std::vector<PageRef> PageBuffer::Find(std::span<const std::string> keys) const {
   std::vector<PageRef> found(keys.size());
-  const std::lock_guard lock(mutex_);
-  for (const Pages* pages : {&being_written_, &waiting_}) {
-    if (pages->empty()) continue;
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (const auto it = pages->find(keys[i]); it != pages->end()) found[i] = it->second;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Pages* pages : {&being_written_, &waiting_}) {
+      if (pages->empty()) continue;
+      for (size_t i = 0; i < keys.size(); ++i) {
+        if (const auto it = pages->find(keys[i]); it != pages->end()) found[i] = it->second;
+      }
     }
+  }
+  for (PageRef& page : found) {
+    if (page != nullptr) page = Copy(*page);
   }
   return found;
 }
 
-void PageBuffer::Insert(const std::string& key, const PageRef& page) {
+void PageBuffer::Insert(const std::string& key, PageRef page) {
   PageRef& slot = waiting_[key];
   waiting_bytes_ += page->size() - (slot != nullptr ? slot->size() : 0);
-  slot = page;
+  slot = std::move(page);
 }
 
 }  // namespace pqcache::storage

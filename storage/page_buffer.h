@@ -1,7 +1,8 @@
 #pragma once
 
 // Pages that were put and are not in a file yet. They become one in the background once there are
-// many, and can be read all the while; when writing them fails they wait for the next attempt.
+// many, and can be read all the while; when writing them fails they wait for the next attempt. They
+// are copies, going in and out: a memory tier must be able to give back what nobody uses.
 // May be used from many threads.
 
 #include <condition_variable>
@@ -39,7 +40,7 @@ class PageBuffer {
   std::vector<PageRef> Find(std::span<const std::string> keys) const;
 
  private:
-  void Insert(const std::string& key, const PageRef& page);
+  void Insert(const std::string& key, PageRef page);
   void StartWriting();
   void Write();
 

@@ -2,6 +2,7 @@
 
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
+#include <rocksdb/options.h>
 #include <rocksdb/sst_partitioner.h>
 #include <unistd.h>
 
@@ -69,8 +70,8 @@ Status ExplainLock(const std::string& path, const Status& status) {
 }  // namespace
 
 RocksDbDatabase::RocksDbDatabase(std::string path, rocksdb::Env* env)
-    : path_(std::move(path)), options_(StoreOptions()) {
-  if (env != nullptr) options_.env = env;
+    : path_(std::move(path)), options_(std::make_unique<rocksdb::Options>(StoreOptions())) {
+  if (env != nullptr) options_->env = env;
 }
 
 RocksDbDatabase::~RocksDbDatabase() { Close(); }
@@ -116,14 +117,14 @@ Status RocksDbDatabase::OpenWithTables(const Status& opened) {
 
 Status RocksDbDatabase::OpenOnce() {
   return CallRocksDb(path_, "open", [&] {
-    rocksdb::ColumnFamilyOptions of_pages(options_);
+    rocksdb::ColumnFamilyOptions of_pages(*options_);
     of_pages.sst_partitioner_factory =
         rocksdb::NewSstPartitionerFixedPrefixFactory(kContextPrefixBytes);
     const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
-        {rocksdb::kDefaultColumnFamilyName, of_pages}, {kRecordFamily, options_}};
+        {rocksdb::kDefaultColumnFamilyName, of_pages}, {kRecordFamily, *options_}};
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* opened = nullptr;
-    const rocksdb::Status s = rocksdb::DB::Open(options_, path_, families, &handles, &opened);
+    const rocksdb::Status s = rocksdb::DB::Open(*options_, path_, families, &handles, &opened);
     if (!s.ok()) return s;
     db_.reset(opened);
     handles_ = {opened, handles[0], handles[1]};
@@ -160,14 +161,14 @@ Status RocksDbDatabase::Repair() {
   if (!failed_) return Status::Ok();
   const std::string probe = path_ + "/" + kFolderMarker + ".probe";
   const Status writable = CallRocksDb(path_, "write again after a failure", [&] {
-    return rocksdb::WriteStringToFile(options_.env, std::string(kProbeBytes, '\0'), probe,
+    return rocksdb::WriteStringToFile(options_->env, std::string(kProbeBytes, '\0'), probe,
                                       /*should_sync=*/true);
   });
-  (void)options_.env->DeleteFile(probe);
+  (void)options_->env->DeleteFile(probe);
   PQCACHE_RETURN_IF_ERROR(writable);
   Close();
   PQCACHE_RETURN_IF_ERROR(OpenFiles());
-  for (const std::string& file : left_over_) (void)options_.env->DeleteFile(file);
+  for (const std::string& file : left_over_) (void)options_->env->DeleteFile(file);
   left_over_.clear();
   failed_ = false;
   return Status::Ok();

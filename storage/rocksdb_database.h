@@ -4,9 +4,6 @@
 // who else holds it, marks its list of files, and opens it anew after a failed write, which RocksDB
 // itself does not always recover from. May be used from many threads.
 
-#include <rocksdb/options.h>
-#include <rocksdb/status.h>
-
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -21,6 +18,9 @@
 namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
+class Env;
+class Status;
+struct Options;
 }  // namespace rocksdb
 
 namespace pqcache::storage {
@@ -61,7 +61,7 @@ class RocksDbDatabase {
   void Mark();
 
   const std::string& path() const { return path_; }
-  const rocksdb::Options& options() const { return options_; }
+  const rocksdb::Options& options() const { return *options_; }
 
  private:
   RocksDbDatabase(std::string path, rocksdb::Env* env);
@@ -72,7 +72,7 @@ class RocksDbDatabase {
   Status Flush(rocksdb::ColumnFamilyHandle* Handles::*family);
 
   const std::string path_;
-  rocksdb::Options options_;
+  const std::unique_ptr<rocksdb::Options> options_;
   std::atomic<uint64_t> table_files_{0};  // named so far
   std::mutex mark_mutex_;                 // marks are written in the order of their sizes
   mutable std::shared_mutex mutex_;       // exclusive: to close and open. Guards what follows

@@ -20,7 +20,6 @@
 #include "pqcache/base/log.h"
 #include "pqcache/cache/manifest.h"
 #include "pqcache/cache/page_codec.h"
-#include "pqcache/cache/stored_pages.h"
 #include "storage/page_buffer.h"
 #include "storage/page_key_codec.h"
 #include "storage/rocksdb_call.h"
@@ -148,8 +147,10 @@ Status RocksDbPageStore::Impl::Write(const PageBuffer::Pages& pages) {
 Status RocksDbPageStore::Impl::WriteTable(const std::string& file, PageIterator begin,
                                           PageIterator end) {
   return CallRocksDb(database->path(), "write pages", [&] {
-    rocksdb::SstFileWriter writer(rocksdb::EnvOptions(), database->options(),
-                                  /*column_family=*/nullptr, /*invalidate_page_cache=*/false);
+    rocksdb::EnvOptions io;
+    io.bytes_per_sync = 1 << 20;  // so that the disk works before the file is whole
+    rocksdb::SstFileWriter writer(io, database->options(), /*column_family=*/nullptr,
+                                  /*invalidate_page_cache=*/false);
     rocksdb::Status s = writer.Open(file);
     for (auto it = begin; s.ok() && it != end; ++it) s = writer.Put(it->first, Value(*it->second));
     return s.ok() ? writer.Finish() : s;

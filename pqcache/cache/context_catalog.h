@@ -44,7 +44,8 @@ class ContextCatalog {
                                             std::span<const int64_t> tokens, int64_t limit) const;
   // The ids of its tokens, checked against the hash chain.
   Result<std::vector<int64_t>> ReadTokens(const ContextManifest& manifest) const;
-  // Reads every page as its user would: of one that several tiers hold, the nearest. An error only if that could not be done at all.
+  // Reads every page as its user would: of one that several tiers hold, the nearest. An error only
+  // if that could not be done at all.
   Result<ContextCheck> Verify(const ContextManifest& manifest) const;
   // First the manifest, durably, then its pages. A manifest that is damaged is removed as well; the
   // pages it spoke of stay until the store finds that nothing refers to them.

@@ -247,4 +247,12 @@ int64_t SharedPrefix(const ContextManifest& manifest, std::span<const int64_t> t
   return std::min(equal, limit / block) * block;
 }
 
+std::vector<ContextId> ReferencedContexts(const ContextManifest& manifest) {
+  std::vector<ContextId> contexts = {manifest.id()};  // of codes, sums and ids, if of nothing else
+  for (const PageOwner& owner : manifest.owners) {
+    if (owner.context != manifest.id()) contexts.push_back(owner.context);
+  }
+  return contexts;
+}
+
 }  // namespace pqcache

@@ -78,4 +78,7 @@ std::vector<Fingerprint> HashChain(const ContextIdentity& identity,
 int64_t SharedPrefix(const ContextManifest& manifest, std::span<const int64_t> tokens,
                      std::span<const Fingerprint> chain, int64_t limit);
 
+// Whose pages the stored context has: its own, and those of the ones that it shares pages with.
+std::vector<ContextId> ReferencedContexts(const ContextManifest& manifest);
+
 }  // namespace pqcache

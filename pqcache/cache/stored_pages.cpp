@@ -76,14 +76,6 @@ Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page) {
       .Annotate("stored context " + manifest.name);
 }
 
-std::vector<ContextId> ReferencedContexts(const ContextManifest& manifest) {
-  std::vector<ContextId> contexts = {manifest.id()};  // of codes, sums and ids, if of nothing else
-  for (const PageOwner& owner : manifest.owners) {
-    if (owner.context != manifest.id()) contexts.push_back(owner.context);
-  }
-  return contexts;
-}
-
 bool RefersTo(const ContextManifest& manifest, const ContextId& context) {
   const std::vector<ContextId> referenced = ReferencedContexts(manifest);
   return std::find(referenced.begin(), referenced.end(), context) != referenced.end();

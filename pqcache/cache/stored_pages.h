@@ -31,9 +31,6 @@ Status CheckPageShape(const PageBytes& page, const PageShape& expected, int64_t 
 // The same with the manifest's shape and length.
 Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page);
 
-// Whose pages the stored context has: its own, and those of the ones that it shares pages with.
-std::vector<ContextId> ReferencedContexts(const ContextManifest& manifest);
-
 // True if `context` is one of them.
 bool RefersTo(const ContextManifest& manifest, const ContextId& context);
 
