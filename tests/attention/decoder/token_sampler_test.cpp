@@ -15,7 +15,8 @@ std::vector<double> Frequencies(const SamplingOptions& options, const std::vecto
   TokenSampler sampler(options);
   std::vector<double> counts(logits.size(), 0.0);
   constexpr int kDraws = 20000;
-  for (int i = 0; i < kDraws; ++i) counts[static_cast<size_t>(sampler.Pick(logits))] += 1.0 / kDraws;
+  for (int i = 0; i < kDraws; ++i)
+    counts[static_cast<size_t>(sampler.Pick(logits))] += 1.0 / kDraws;
   return counts;
 }
 
@@ -48,7 +49,8 @@ TEST(TokenSamplerTest, SeedDecides) {
 }
 
 TEST(TokenSamplerTest, RefusesBadOptions) {
-  ExpectError((SamplingOptions{.temperature = -1}).Validate(), StatusCode::kInvalidArgument, "temp");
+  ExpectError((SamplingOptions{.temperature = -1}).Validate(), StatusCode::kInvalidArgument,
+              "temp");
   ExpectError((SamplingOptions{.top_k = -1}).Validate(), StatusCode::kInvalidArgument, "top-k");
   ExpectError((SamplingOptions{.top_p = 0}).Validate(), StatusCode::kInvalidArgument, "top-p");
   ExpectError((SamplingOptions{.min_p = 2}).Validate(), StatusCode::kInvalidArgument, "min-p");
