@@ -47,9 +47,18 @@ struct RespCluster::Group {
 
 Result<std::unique_ptr<RespCluster>> RespCluster::Open(const RespConfig& config) {
   std::unique_ptr<RespCluster> cluster(new RespCluster(config));
-  cluster->seed_ = std::make_shared<RespNode>(config.seed, &cluster->config_.options);
-  PQCACHE_ASSIGN_OR_RETURN(cluster->routes_, cluster->AskForRoutes(cluster->seed_.get(), Routes{},
-                                                                   cluster->NewDeadline()));
+  for (const RespAddress& seed : config.seeds) {
+    cluster->seeds_.push_back(std::make_shared<RespNode>(seed, &cluster->config_.options));
+  }
+  Status failure = Status::InvalidArgument("resp: no server is named");
+  for (const NodeRef& seed : cluster->seeds_) {
+    auto read = cluster->AskForRoutes(seed.get(), Routes{}, cluster->NewDeadline());
+    failure = read.status();
+    if (!read.ok()) continue;
+    cluster->routes_ = *std::move(read);
+    break;
+  }
+  PQCACHE_RETURN_IF_ERROR(failure);
   PQCACHE_RETURN_IF_ERROR(cluster->GreetAll(*cluster->routes_));
   return cluster;
 }
@@ -174,7 +183,9 @@ RespCluster::NodeRef RespCluster::FindNode(const Routes& routes, const RespAddre
   for (const NodeRef& node : routes.nodes) {
     if (node->address() == address) return node;
   }
-  if (seed_->address() == address) return seed_;
+  for (const NodeRef& seed : seeds_) {
+    if (seed->address() == address) return seed;
+  }
   return std::make_shared<RespNode>(address, &config_.options);
 }
 
@@ -205,7 +216,9 @@ Status RespCluster::Refresh(const std::shared_ptr<const Routes>& seen, RespDeadl
   }
   doubtful_ = false;
   std::vector<NodeRef> nodes = seen->nodes;
-  if (std::find(nodes.begin(), nodes.end(), seed_) == nodes.end()) nodes.push_back(seed_);
+  for (const NodeRef& seed : seeds_) {
+    if (std::find(nodes.begin(), nodes.end(), seed) == nodes.end()) nodes.push_back(seed);
+  }
   std::stable_partition(nodes.begin(), nodes.end(), [](const NodeRef& n) { return n->healthy(); });
   Status failure;
   for (const NodeRef& node : nodes) {

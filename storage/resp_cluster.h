@@ -46,7 +46,8 @@ class RespCluster {
   static constexpr int kMaxRedirections = 5;
   static constexpr std::chrono::seconds kMapPause{1};
 
-  // Reads the map from the seed and greets every server in it. Errors if the seed cannot be used;
+  // Reads the map from the first seed that answers and greets every server in it. The last seed's
+  // error if none can be used;
   // InvalidArgument if any server refuses the password or may drop keys (RespNode). A server that
   // is down is none: a warning says so.
   static Result<std::unique_ptr<RespCluster>> Open(const RespConfig& config);
@@ -93,7 +94,7 @@ class RespCluster {
   Status GreetAll(const Routes& routes);
 
   const RespConfig config_;
-  NodeRef seed_;
+  std::vector<NodeRef> seeds_;
   std::mutex refresh_mutex_;           // held by the one reader of the map
   std::atomic<bool> doubtful_{false};  // a server failed since the map was read
   mutable std::mutex mutex_;           // guards everything below

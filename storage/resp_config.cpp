@@ -1,5 +1,6 @@
 #include "storage/resp_config.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <optional>
@@ -17,10 +18,10 @@ std::string Environment(const char* name) {
 }
 
 // Never shows the URL, which may hold a password.
-Status BadUrl(std::string_view what) {
+Status BadUrl(const std::string& what) {
   return Status::InvalidArgument(
-      std::string(kRespUrlVariable) + " " + std::string(what) +
-      ", expected redis://[user[:password]@]host[:port] or rediss://...");
+      std::string(kRespUrlVariable) + " " + what +
+      ", expected redis://[user[:password]@]host[:port][,host...] or rediss://...");
 }
 
 Result<int> ParsePort(std::string_view text, std::string_view what) {
@@ -63,33 +64,57 @@ Status ParseUser(std::string_view text, RespOptions* options) {
   return Status::Ok();
 }
 
-Status ParseHostAndPort(std::string_view text, RespAddress* address) {
-  size_t host_end = text.find(':');
+// "host", "host:port", "[IPv6]:port", "[IPv6]" or an IPv6 address alone. `bad` makes the error of
+// what is wrong with it.
+template <typename Bad>
+Result<RespAddress> ParseAddress(std::string_view text, int default_port, const Bad& bad) {
+  RespAddress address;
+  address.port = default_port;
+  size_t host_end = text.size();
   if (text.starts_with('[')) {
     host_end = text.find(']');
-    if (host_end == std::string_view::npos) return BadUrl("has no ']' after '['");
-    address->host = text.substr(1, host_end - 1);
+    if (host_end == std::string_view::npos) return bad("has no ']' after '['");
+    address.host = text.substr(1, host_end - 1);
     ++host_end;
   } else {
-    address->host = text.substr(0, host_end);
+    if (std::count(text.begin(), text.end(), ':') == 1) host_end = text.find(':');
+    address.host = text.substr(0, host_end);
   }
-  if (address->host.empty()) return BadUrl("has no host");
-  if (host_end >= text.size()) return Status::Ok();
-  if (text[host_end] != ':') return BadUrl("goes on after ']' without ':'");
-  PQCACHE_ASSIGN_OR_RETURN(
-      address->port, ParsePort(text.substr(host_end + 1), std::string(kRespUrlVariable) + " port"));
-  return Status::Ok();
+  if (address.host.empty()) return bad("has no host");
+  if (host_end >= text.size()) return address;
+  if (text[host_end] != ':') return bad("goes on after ']' without ':'");
+  const Result<int> port = ParsePort(text.substr(host_end + 1), "port");
+  if (!port.ok()) return bad("has a " + port.status().message());
+  address.port = *port;
+  return address;
 }
 
-Result<RespConfig> ReadSeed(const SpecString& spec) {
+// Several servers, any of which will do.
+template <typename Bad>
+Result<std::vector<RespAddress>> ParseAddresses(std::string_view text, char separator,
+                                                int default_port, const Bad& bad) {
+  std::vector<RespAddress> addresses;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(separator, begin), text.size());
+    PQCACHE_ASSIGN_OR_RETURN(RespAddress address,
+                             ParseAddress(text.substr(begin, end - begin), default_port, bad));
+    addresses.push_back(std::move(address));
+    begin = end + 1;
+  }
+  return addresses;
+}
+
+Result<RespConfig> ReadSeeds(const SpecString& spec) {
   if (spec.args.contains("host")) {
     RespConfig config;
-    config.seed.host = spec.StringOr("host", "");
-    if (config.seed.host.empty()) {
-      return Status::InvalidArgument(spec.name + ":host is empty, expected a name or an address");
-    }
-    PQCACHE_ASSIGN_OR_RETURN(config.seed.port,
+    const std::string hosts = spec.StringOr("host", "");
+    PQCACHE_ASSIGN_OR_RETURN(const int port,
                              ParsePort(spec.StringOr("port", "6379"), spec.name + ":port"));
+    PQCACHE_ASSIGN_OR_RETURN(
+        config.seeds, ParseAddresses(hosts, '/', port, [&](const std::string& what) {
+          return Status::InvalidArgument(spec.name + ":host is '" + hosts + "' and " + what +
+                                         ", expected HOST or HOST:PORT, several joined by '/'");
+        }));
     return config;
   }
   if (spec.args.contains("port")) {
@@ -131,7 +156,8 @@ Result<RespConfig> ParseRespUrl(const std::string& url) {
   if (!tail.empty() && tail != "/" && tail != "/0") {
     return BadUrl("names a database or options after the host");
   }
-  PQCACHE_RETURN_IF_ERROR(ParseHostAndPort(rest.substr(0, path), &config.seed));
+  PQCACHE_ASSIGN_OR_RETURN(config.seeds,
+                           ParseAddresses(rest.substr(0, path), ',', RespAddress{}.port, BadUrl));
   return config;
 }
 
@@ -144,7 +170,7 @@ Result<RespConfig> ReadRespConfig(const SpecString& spec) {
   }
   static constexpr std::string_view kKnown[] = {"host", "port", "timeout_ms", "tls", "ca", "user"};
   PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
-  PQCACHE_ASSIGN_OR_RETURN(RespConfig config, ReadSeed(spec));
+  PQCACHE_ASSIGN_OR_RETURN(RespConfig config, ReadSeeds(spec));
   RespOptions& options = config.options;
   PQCACHE_ASSIGN_OR_RETURN(const int64_t timeout,
                            spec.IntOr("timeout_ms", options.timeout.count()));

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <compare>
 #include <string>
+#include <vector>
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/base/status.h"
@@ -37,15 +38,16 @@ struct RespOptions {
 };
 
 struct RespConfig {
-  RespAddress seed;  // any server of the cluster
+  std::vector<RespAddress> seeds;  // servers of the cluster; the first that answers is asked
   RespOptions options;
 };
 
-// host=H, port=P, timeout_ms=N, tls=true, ca=FILE, user=U, and the password from
+// host=H or H1:P1/H2:P2, port=P, timeout_ms=N, tls=true, ca=FILE, user=U, and the password from
 // PQCACHE_RESP_PASSWORD; without a host, PQCACHE_RESP_URL holds the rest.
 Result<RespConfig> ReadRespConfig(const SpecString& spec);
 
-// redis://[user[:password]@]host[:port], rediss:// for TLS; user and password may be %-encoded.
+// redis://[user[:password]@]host[:port][,host[:port]...], rediss:// for TLS; user and password may
+// be %-encoded.
 Result<RespConfig> ParseRespUrl(const std::string& url);
 
 }  // namespace pqcache::storage

@@ -115,6 +115,19 @@ TEST_F(RespClusterTest, ServesTheRestWhileAServerIsDeadAndTakesItBack) {
   }
 }
 
+TEST_F(RespClusterTest, OpensWithAnyOfTheServersNamed) {
+  cluster_->node(0).Kill();
+  const std::string hosts =
+      cluster_->node(0).address().ToString() + "/" + cluster_->node(1).address().ToString();
+  const std::unique_ptr<PageStore> store = Open("resp:host=" + hosts);
+  for (const PageKey& key : keys_) {
+    if (HomeOf(key) != 0) EXPECT_OK(ReadPage(store.get(), key).status);
+  }
+  cluster_->node(1).Kill();
+  ExpectError(RespPageStore::Open(ParseSpec("resp:host=" + hosts).value()), StatusCode::kIoError,
+              cluster_->node(1).address().ToString());
+}
+
 TEST_F(RespClusterTest, DoesNotWaitForAServerThatHangs) {
   cluster_->node(2).Pause();
   for (int i = 0; i < 3; ++i) ExpectOnlyLost(2);

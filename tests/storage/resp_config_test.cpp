@@ -28,11 +28,16 @@ class RespConfigTest : public ::testing::Test {
 TEST_F(RespConfigTest, ReadsASpec) {
   const Result<RespConfig> plain = Read("resp:host=h,port=7000");
   ASSERT_OK(plain);
-  EXPECT_EQ(plain->seed.ToString(), "h:7000");
+  EXPECT_EQ(plain->seeds.at(0).ToString(), "h:7000");
   EXPECT_EQ(plain->options.timeout.count(), 2000);
   EXPECT_FALSE(plain->options.tls);
-  EXPECT_EQ(Read("resp:host=h")->seed.port, 6379);
-  EXPECT_EQ(Read("resp:host=::1")->seed.ToString(), "[::1]:6379");
+  EXPECT_EQ(Read("resp:host=h")->seeds.at(0).port, 6379);
+  EXPECT_EQ(Read("resp:host=::1")->seeds.at(0).ToString(), "[::1]:6379");
+  const Result<RespConfig> several = Read("resp:host=a/b:7001/[::1]:7002/::2,port=7000");
+  ASSERT_OK(several);
+  std::string all;
+  for (const RespAddress& seed : several->seeds) all += seed.ToString() + " ";
+  EXPECT_EQ(all, "a:7000 b:7001 [::1]:7002 [::2]:7000 ");
   ::setenv(kRespPasswordVariable, "secret", 1);
   const Result<RespConfig> full = Read("resp:host=h,tls,ca=/x.pem,user=u,timeout_ms=50");
   ASSERT_OK(full);
@@ -49,7 +54,9 @@ TEST_F(RespConfigTest, RefusesWhatCannotBeUsed) {
     const char* piece;
   } cases[] = {{"resp:host=h,password=secret", kRespPasswordVariable},
                {"resp:host=h,colour=red", "unknown parameter 'colour'"},
-               {"resp:host=", "host is empty"},
+               {"resp:host=", "host is '' and has no host"},
+               {"resp:host=a//b", "has no host"},
+               {"resp:host=a:x", "port is 'x'"},
                {"resp:port=7000", "no host"},
                {"resp", kRespUrlVariable},
                {"resp:host=h,port=0", "port is '0'"},
@@ -83,12 +90,14 @@ TEST_F(RespConfigTest, ReadsAnAddressFromTheEnvironment) {
     ::setenv(kRespUrlVariable, c.url, 1);
     const Result<RespConfig> config = Read("resp");
     ASSERT_OK(config);
-    EXPECT_EQ(config->seed.ToString(), c.address);
+    EXPECT_EQ(config->seeds.at(0).ToString(), c.address);
     EXPECT_EQ(config->options.tls, c.tls);
     EXPECT_EQ(config->options.user, c.user);
     EXPECT_EQ(config->options.password, c.password);
   }
-  EXPECT_EQ(Read("resp:host=other")->seed.host, "other");
+  ::setenv(kRespUrlVariable, "redis://u:p@a:1,b", 1);
+  EXPECT_EQ(Read("resp")->seeds.at(1).ToString(), "b:6379");
+  EXPECT_EQ(Read("resp:host=other")->seeds.at(0).host, "other");
   EXPECT_EQ(Read("resp:timeout_ms=7")->options.timeout.count(), 7);
 }
 
