@@ -38,6 +38,8 @@ SYSTEM = re.compile(r"^([a-z0-9_]+|sys/[a-z]+\.h|(errno|fcntl|netdb|poll|grp|uni
 CATCHERS = {"attention/torch/call_torch.h", "train/kmeans_faiss.cpp", "tools/cli.cpp",
             "storage/rocksdb_call.cpp"}
 FOLDERS = ["pqcache", "attention", "storage", "train", "tools", "tests"]
+CLASS = re.compile(r"^(?:class|struct) (\w+)[^;{]*\{", re.MULTILINE)
+NAMESPACE = re.compile(r"^namespace ([\w:]+) \{", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
@@ -88,17 +90,29 @@ def check_file(root, path):
                 yield f"<{target}> belongs into a .cpp"
 
 
+def classes_of(text):
+    """Names that a header defines, with its namespace."""
+    namespace = NAMESPACE.search(text)
+    return [(namespace.group(1) if namespace else "", name) for name in CLASS.findall(text)]
+
+
 def main():
     root = pathlib.Path(sys.argv[1])
     breaches = 0
     files = 0
+    definers = {}
     for top in FOLDERS:
         for file in sorted((root / top).rglob("*")):
             if file.suffix not in (".h", ".cpp", ".cu", ".cuh"):
                 continue
             path = file.relative_to(root).as_posix()
             files += 1
-            for message in check_file(root, path):
+            messages = list(check_file(root, path))
+            for name in classes_of(file.read_text(encoding="utf-8")) if file.suffix == ".h" else []:
+                # Two classes of one name in a program: the linker keeps one's functions for both.
+                if definers.setdefault(name, path) != path:
+                    messages.append(f"{'::'.join(name)} is also defined in {definers[name]}")
+            for message in messages:
                 print(f"{path}: {message}")
                 breaches += 1
     print(f"{files} files, {breaches} breaches")

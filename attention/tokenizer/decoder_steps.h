@@ -7,7 +7,7 @@
 #include <string>
 
 #include "attention/tokenizer/component.h"
-#include "attention/tokenizer/decoder.h"
+#include "attention/tokenizer/token_decoder.h"
 
 namespace pqcache::attention {
 

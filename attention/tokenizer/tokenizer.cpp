@@ -7,10 +7,10 @@
 #include "attention/tokenizer/added_tokens.h"
 #include "attention/tokenizer/bpe_model.h"
 #include "attention/tokenizer/component.h"
-#include "attention/tokenizer/decoder.h"
 #include "attention/tokenizer/normalizer.h"
 #include "attention/tokenizer/post_processor.h"
 #include "attention/tokenizer/pre_tokenizer.h"
+#include "attention/tokenizer/token_decoder.h"
 #include "attention/tokenizer/unicode.h"
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/json.h"
@@ -62,7 +62,7 @@ struct Tokenizer::Impl {
   BpeModel model;
   AddedTokens added;
   PostTemplate post;
-  Decoder decoder;
+  TokenDecoder decoder;
   int64_t vocab_size = 0;
 
   // Checks that hold between the parts; sets vocab_size.
@@ -164,7 +164,7 @@ Result<Tokenizer> Tokenizer::Parse(std::string_view text) {
                              return AddedTokens::FromJson(tokens, normalizer);
                            }));
   PQCACHE_ASSIGN_OR_RETURN(PostTemplate post, part("post_processor", ParsePostProcessor));
-  PQCACHE_ASSIGN_OR_RETURN(Decoder decoder, part("decoder", Decoder::FromJson));
+  PQCACHE_ASSIGN_OR_RETURN(TokenDecoder decoder, part("decoder", TokenDecoder::FromJson));
   auto impl = std::make_unique<Impl>(Impl{std::move(normalizer), std::move(pre), std::move(model),
                                           std::move(added), std::move(post), std::move(decoder)});
   PQCACHE_RETURN_IF_ERROR(impl->Connect());
@@ -208,7 +208,7 @@ Result<std::vector<int64_t>> Tokenizer::Encode(std::string_view text, bool add_s
 }
 
 Result<std::string> Tokenizer::Decode(std::span<const int64_t> ids, bool skip_special) const {
-  DecoderRun run(impl_->decoder);
+  TokenDecoderRun run(impl_->decoder);
   std::string text;
   for (const int64_t id : ids) {
     PQCACHE_ASSIGN_OR_RETURN(const std::string* token, impl_->TokenText(id, skip_special));
@@ -224,12 +224,12 @@ int64_t Tokenizer::TokenId(std::string_view token) const { return impl_->TokenId
 struct StreamDecoder::State {
   const Tokenizer::Impl* tokenizer;
   bool skip_special;
-  DecoderRun run;
+  TokenDecoderRun run;
 };
 
 StreamDecoder::StreamDecoder(const Tokenizer* tokenizer, bool skip_special)
-    : state_(std::make_unique<State>(
-          State{tokenizer->impl_.get(), skip_special, DecoderRun(tokenizer->impl_->decoder)})) {}
+    : state_(std::make_unique<State>(State{tokenizer->impl_.get(), skip_special,
+                                           TokenDecoderRun(tokenizer->impl_->decoder)})) {}
 StreamDecoder::StreamDecoder(StreamDecoder&&) noexcept = default;
 StreamDecoder& StreamDecoder::operator=(StreamDecoder&&) noexcept = default;
 StreamDecoder::~StreamDecoder() = default;
@@ -242,7 +242,7 @@ Result<std::string> StreamDecoder::Push(int64_t id) {
 
 Result<std::string> StreamDecoder::Finish() {
   std::string text = state_->run.Finish();
-  state_->run = DecoderRun(state_->tokenizer->decoder);
+  state_->run = TokenDecoderRun(state_->tokenizer->decoder);
   return text;
 }
 

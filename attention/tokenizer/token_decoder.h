@@ -25,10 +25,10 @@ class DecoderStep {
 };
 
 // Immutable: share it between threads.
-class Decoder {
+class TokenDecoder {
  public:
   // After Fuse or ByteLevel, which make one token of everything, only Strip and Fuse may follow.
-  static Result<Decoder> FromJson(const Json& json);
+  static Result<TokenDecoder> FromJson(const Json& json);
 
   using StepMaker = std::function<std::unique_ptr<DecoderStep>()>;
   const std::vector<StepMaker>& step_makers() const { return step_makers_; }
@@ -38,9 +38,9 @@ class Decoder {
 };
 
 // The decoding of one sequence; one thread.
-class DecoderRun {
+class TokenDecoderRun {
  public:
-  explicit DecoderRun(const Decoder& decoder);
+  explicit TokenDecoderRun(const TokenDecoder& decoder);
   // Text that `token` made certain, valid UTF-8.
   std::string Push(const std::string& token);
   // The rest of the text; nothing is pushed afterwards.

@@ -1,4 +1,4 @@
-#include "attention/tokenizer/decoder.h"
+#include "attention/tokenizer/token_decoder.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@ namespace {
 
 using Pieces = std::vector<std::string>;
 
-Result<Decoder> FromText(const std::string& json) {
-  return Decoder::FromJson(Json::Parse(json).value());
+Result<TokenDecoder> FromText(const std::string& json) {
+  return TokenDecoder::FromJson(Json::Parse(json).value());
 }
 
 std::string Sequence(const std::string& steps) {
@@ -22,7 +22,7 @@ std::string Sequence(const std::string& steps) {
 Pieces RunAll(const std::string& json, const Pieces& tokens) {
   const auto decoder = FromText(json);
   EXPECT_OK(decoder);
-  DecoderRun run(*decoder);
+  TokenDecoderRun run(*decoder);
   Pieces pieces;
   for (const std::string& token : tokens) pieces.push_back(run.Push(token));
   pieces.push_back(run.Finish());

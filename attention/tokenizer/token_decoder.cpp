@@ -1,4 +1,4 @@
-#include "attention/tokenizer/decoder.h"
+#include "attention/tokenizer/token_decoder.h"
 
 #include <utility>
 
@@ -11,7 +11,7 @@ namespace {
 constexpr std::string_view kTypes =
     "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip or Sequence";
 
-Result<Decoder::StepMaker> ParseStrip(const Json& json, bool fused) {
+Result<TokenDecoder::StepMaker> ParseStrip(const Json& json, bool fused) {
   PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"content", "start", "stop"}));
   PQCACHE_ASSIGN_OR_RETURN(const std::string content, GetCharacter(json, "content"));
   PQCACHE_ASSIGN_OR_RETURN(const int64_t start, json.GetInt("start"));
@@ -21,26 +21,26 @@ Result<Decoder::StepMaker> ParseStrip(const Json& json, bool fused) {
                                    std::to_string(stop) + ", expected counts");
   }
   const StripOptions options{content, start, stop};
-  if (fused) return Decoder::StepMaker([options] { return MakeFusedStripStep(options); });
-  return Decoder::StepMaker([options] { return MakeStripStep(options); });
+  if (fused) return TokenDecoder::StepMaker([options] { return MakeFusedStripStep(options); });
+  return TokenDecoder::StepMaker([options] { return MakeStripStep(options); });
 }
 
-Result<Decoder::StepMaker> ParseReplace(const Json& json, Growth* growth) {
+Result<TokenDecoder::StepMaker> ParseReplace(const Json& json, Growth* growth) {
   PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"pattern", "content"}));
   PQCACHE_ASSIGN_OR_RETURN(const std::string from, GetStringPattern(json));
   PQCACHE_ASSIGN_OR_RETURN(const std::string to, json.GetString("content"));
   PQCACHE_RETURN_IF_ERROR(growth->Add(ReplaceGrowth(from, to)));
-  return Decoder::StepMaker([from, to] { return MakeReplaceStep(from, to); });
+  return TokenDecoder::StepMaker([from, to] { return MakeReplaceStep(from, to); });
 }
 
 // `fused`: a step before this one made one token of everything. Only Replace makes tokens longer
 // again and again.
-Result<Decoder::StepMaker> ParseStep(const Json& json, const std::string& type, bool fused,
-                                     Growth* growth) {
+Result<TokenDecoder::StepMaker> ParseStep(const Json& json, const std::string& type, bool fused,
+                                          Growth* growth) {
   if (type == "Strip") return ParseStrip(json, fused);
   if (type == "Fuse") {
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {}));
-    return Decoder::StepMaker(MakeFuseStep);
+    return TokenDecoder::StepMaker(MakeFuseStep);
   }
   if (fused) {
     return Status::Unsupported("found after Fuse or ByteLevel, where only Strip is supported");
@@ -48,15 +48,15 @@ Result<Decoder::StepMaker> ParseStep(const Json& json, const std::string& type, 
   if (type == "ByteLevel") {
     // The options concern encoding.
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {"add_prefix_space", "trim_offsets", "use_regex"}));
-    return Decoder::StepMaker(MakeByteLevelStep);
+    return TokenDecoder::StepMaker(MakeByteLevelStep);
   }
   if (type == "ByteFallback") {
     PQCACHE_RETURN_IF_ERROR(CheckOptions(json, {}));
-    return Decoder::StepMaker(MakeByteFallbackStep);
+    return TokenDecoder::StepMaker(MakeByteFallbackStep);
   }
   if (type == "Metaspace") {
     PQCACHE_ASSIGN_OR_RETURN(const MetaspaceOptions options, ParseMetaspace(json));
-    return Decoder::StepMaker([options] { return MakeMetaspaceStep(options); });
+    return TokenDecoder::StepMaker([options] { return MakeMetaspaceStep(options); });
   }
   if (type == "Replace") return ParseReplace(json, growth);
   return UnknownType(type, kTypes);
@@ -64,11 +64,11 @@ Result<Decoder::StepMaker> ParseStep(const Json& json, const std::string& type, 
 
 }  // namespace
 
-Result<Decoder> Decoder::FromJson(const Json& json) {
+Result<TokenDecoder> TokenDecoder::FromJson(const Json& json) {
   if (json.is_null()) {
     return Status::Unsupported("is null, expected " + std::string(kTypes));
   }
-  Decoder decoder;
+  TokenDecoder decoder;
   bool fused = false;
   Growth growth;
   PQCACHE_RETURN_IF_ERROR(VisitComponents(
@@ -81,11 +81,11 @@ Result<Decoder> Decoder::FromJson(const Json& json) {
   return decoder;
 }
 
-DecoderRun::DecoderRun(const Decoder& decoder) {
-  for (const Decoder::StepMaker& make : decoder.step_makers()) steps_.push_back(make());
+TokenDecoderRun::TokenDecoderRun(const TokenDecoder& decoder) {
+  for (const TokenDecoder::StepMaker& make : decoder.step_makers()) steps_.push_back(make());
 }
 
-std::string DecoderRun::PassOn(size_t first, std::vector<std::string> tokens) {
+std::string TokenDecoderRun::PassOn(size_t first, std::vector<std::string> tokens) {
   for (size_t i = first; i < steps_.size(); ++i) {
     std::vector<std::string> next;
     for (std::string& token : tokens) steps_[i]->Push(std::move(token), &next);
@@ -96,9 +96,9 @@ std::string DecoderRun::PassOn(size_t first, std::vector<std::string> tokens) {
   return text;
 }
 
-std::string DecoderRun::Push(const std::string& token) { return PassOn(0, {token}); }
+std::string TokenDecoderRun::Push(const std::string& token) { return PassOn(0, {token}); }
 
-std::string DecoderRun::Finish() {
+std::string TokenDecoderRun::Finish() {
   std::string text;
   for (size_t i = 0; i < steps_.size(); ++i) {
     std::vector<std::string> rest;
