@@ -9,6 +9,8 @@ namespace pqcache::storage {
 LayeredPageStore::LayeredPageStore(std::unique_ptr<PageStore> near, std::unique_ptr<PageStore> far)
     : near_(std::move(near)), far_(std::move(far)) {}
 
+LayeredPageStore::~LayeredPageStore() { SyncNear(); }
+
 Status LayeredPageStore::Put(std::span<const PageWrite> pages) {
   PQCACHE_RETURN_IF_ERROR(far_->Put(pages));
   PutNear(pages);
@@ -48,9 +50,13 @@ Status LayeredPageStore::RemoveContext(const ContextId& context) {
 }
 
 Status LayeredPageStore::Sync() {
+  SyncNear();
+  return far_->Sync();
+}
+
+void LayeredPageStore::SyncNear() {
   const Status near = near_->Sync();
   if (!near.ok()) Log(LogLevel::kWarning, "the near copy is not synced: " + near.message());
-  return far_->Sync();
 }
 
 PageStoreStats LayeredPageStore::stats() const {

@@ -19,6 +19,8 @@ namespace pqcache::storage {
 class LayeredPageStore final : public PageStore {
  public:
   LayeredPageStore(std::unique_ptr<PageStore> near, std::unique_ptr<PageStore> far);
+  // Syncs the near copy: what was fetched is there the next time.
+  ~LayeredPageStore() override;
 
   Status Put(std::span<const PageWrite> pages) override;
   void Read(std::span<PageRead> pages) override;
@@ -30,8 +32,9 @@ class LayeredPageStore final : public PageStore {
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
     return far_->PutRecord(key, value);
   }
-  Status ReplaceRecord(const RecordKey& key, std::string_view value) override {
-    return far_->ReplaceRecord(key, value);
+  Result<bool> ReplaceRecord(const RecordKey& key, std::string_view expected,
+                             std::string_view value) override {
+    return far_->ReplaceRecord(key, expected, value);
   }
   Result<std::string> GetRecord(const RecordKey& key) override { return far_->GetRecord(key); }
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {
@@ -42,6 +45,7 @@ class LayeredPageStore final : public PageStore {
 
  private:
   void PutNear(std::span<const PageWrite> pages);
+  void SyncNear();
 
   const std::unique_ptr<PageStore> near_, far_;
   std::atomic<bool> near_failed_{false};  // said once

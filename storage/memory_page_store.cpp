@@ -104,11 +104,14 @@ Result<bool> MemoryPageStore::PutRecord(const RecordKey& key, std::string_view v
   return records_.try_emplace(EncodeRecordKey(key), value).second;
 }
 
-Status MemoryPageStore::ReplaceRecord(const RecordKey& key, std::string_view value) {
+Result<bool> MemoryPageStore::ReplaceRecord(const RecordKey& key, std::string_view expected,
+                                            std::string_view value) {
   PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
   const std::lock_guard lock(mutex_);
-  records_.insert_or_assign(EncodeRecordKey(key), value);
-  return Status::Ok();
+  const auto found = records_.find(EncodeRecordKey(key));
+  if (found == records_.end() || found->second != expected) return false;
+  found->second = value;
+  return true;
 }
 
 Result<std::string> MemoryPageStore::GetRecord(const RecordKey& key) {

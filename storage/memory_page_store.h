@@ -44,7 +44,8 @@ class MemoryPageStore final : public PageStore {
   Status Sync() override { return Status::Ok(); }
   PageStoreStats stats() const override;
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;
-  Status ReplaceRecord(const RecordKey& key, std::string_view value) override;
+  Result<bool> ReplaceRecord(const RecordKey& key, std::string_view expected,
+                             std::string_view value) override;
   Result<std::string> GetRecord(const RecordKey& key) override;
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override;
   Status RemoveRecord(const RecordKey& key) override;

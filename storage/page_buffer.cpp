@@ -15,20 +15,37 @@ PageRef Copy(const PageBytes& page) {
   return copy;
 }
 
+uint64_t BytesOf(const PageBuffer::Pages& pages) {
+  uint64_t bytes = 0;
+  for (const auto& [key, page] : pages) bytes += page->size();
+  return bytes;
+}
+
 }  // namespace
 
 Status PageBuffer::Put(std::span<const PageWrite> pages) {
+  Pages batch;
+  for (const PageWrite& write : pages) {
+    PQCACHE_CHECK(write.page != nullptr, "a page to put is null");
+    batch.insert_or_assign(EncodePageKey(write.key), Copy(*write.page));
+  }
   std::unique_lock lock(mutex_);
-  written_.wait(lock, [&] { return waiting_bytes_ < limit_ || writes_started_ == writes_ended_; });
-  if (!outcome_.ok()) {
+  const auto has_room = [&] { return waiting_bytes_ < limit_ || writes_started_ == writes_ended_; };
+  written_.wait(lock, has_room);
+  while (!outcome_.ok()) {
     lock.unlock();
     PQCACHE_RETURN_IF_ERROR(Flush());
     lock.lock();
+    written_.wait(lock, has_room);
   }
-  for (const PageWrite& write : pages) {
-    PQCACHE_CHECK(write.page != nullptr, "a page to put is null");
-    Insert(EncodePageKey(write.key), Copy(*write.page));
+  for (const auto& [key, page] : batch) {
+    waiting_bytes_ += page->size();
+    const auto older = waiting_.find(key);
+    if (older == waiting_.end()) continue;
+    waiting_bytes_ -= older->second->size();
+    waiting_.erase(older);
   }
+  waiting_.merge(batch);
   if (waiting_bytes_ >= limit_ && writes_started_ == writes_ended_) StartWriting();
   return Status::Ok();
 }
@@ -56,24 +73,21 @@ void PageBuffer::StartWriting() {
 void PageBuffer::Write() {
   const Status status = writer_(being_written_);
   const std::lock_guard lock(mutex_);
-  Pages pages;
-  pages.swap(being_written_);
   outcome_ = status;
   ++writes_ended_;
   if (!status.ok()) {
-    for (const auto& [key, page] : pages) {
-      if (!waiting_.contains(key)) Insert(key, page);
-    }
+    waiting_.merge(being_written_);  // but for pages that were put anew
+    waiting_bytes_ = BytesOf(waiting_);
   }
+  being_written_.clear();
   written_.notify_all();
 }
 
 void PageBuffer::Remove(const std::string& begin, const std::string& end) {
   std::unique_lock lock(mutex_);
   written_.wait(lock, [&] { return writes_started_ == writes_ended_; });
-  const auto first = waiting_.lower_bound(begin), last = waiting_.lower_bound(end);
-  for (auto it = first; it != last; ++it) waiting_bytes_ -= it->second->size();
-  waiting_.erase(first, last);
+  waiting_.erase(waiting_.lower_bound(begin), waiting_.lower_bound(end));
+  waiting_bytes_ = BytesOf(waiting_);
 }
 
 std::vector<PageRef> PageBuffer::Find(std::span<const std::string> keys) const {
@@ -91,12 +105,6 @@ std::vector<PageRef> PageBuffer::Find(std::span<const std::string> keys) const {
     if (page != nullptr) page = Copy(*page);
   }
   return found;
-}
-
-void PageBuffer::Insert(const std::string& key, PageRef page) {
-  PageRef& slot = waiting_[key];
-  waiting_bytes_ += page->size() - (slot != nullptr ? slot->size() : 0);
-  slot = std::move(page);
 }
 
 }  // namespace pqcache::storage

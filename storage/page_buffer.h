@@ -40,7 +40,6 @@ class PageBuffer {
   std::vector<PageRef> Find(std::span<const std::string> keys) const;
 
  private:
-  void Insert(const std::string& key, PageRef page);
   void StartWriting();
   void Write();
 

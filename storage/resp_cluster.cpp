@@ -29,6 +29,11 @@ RespCommand::RespCommand(std::span<const std::string_view> args) : slot(0) {
   AppendCommand(args, &bytes);
 }
 
+RespCommand::RespCommand(std::string_view key, std::initializer_list<std::string_view> args)
+    : slot(KeySlot(key)) {
+  AppendCommand(std::span(args.begin(), args.size()), &bytes);
+}
+
 // What goes to one server in one round.
 struct RespCluster::Group {
   NodeRef node;

@@ -36,6 +36,8 @@ struct RespCommand {
   explicit RespCommand(std::span<const std::string_view> args);
   RespCommand(std::initializer_list<std::string_view> args)
       : RespCommand(std::span(args.begin(), args.size())) {}
+  // For one whose key is another.
+  RespCommand(std::string_view key, std::initializer_list<std::string_view> args);
 
   int slot;
   std::string bytes;

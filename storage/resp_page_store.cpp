@@ -276,10 +276,19 @@ Result<bool> RespPageStore::PutRecord(const RecordKey& key, std::string_view val
   return reply.integer == 1;
 }
 
-Status RespPageStore::ReplaceRecord(const RecordKey& key, std::string_view value) {
+Result<bool> RespPageStore::ReplaceRecord(const RecordKey& key, std::string_view expected,
+                                          std::string_view value) {
   PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
-  return Ask({"HSET", RespRecordsKey(key.tenant), key.name, value}, "put record " + key.name)
-      .status();
+  static constexpr std::string_view kCompareAndSet =
+      "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end "
+      "redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) return 1";
+  const std::string records = RespRecordsKey(key.tenant);
+  PQCACHE_ASSIGN_OR_RETURN(
+      const RespReply reply,
+      Ask(RespCommand(records, {"EVAL", kCompareAndSet, "1", records, key.name, expected, value}),
+          "replace record " + key.name));
+  if (!reply.is(Kind::kInteger)) return Unexpected("replace record", reply, "0 or 1");
+  return reply.integer == 1;
 }
 
 Result<std::string> RespPageStore::GetRecord(const RecordKey& key) {

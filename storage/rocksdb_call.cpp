@@ -21,7 +21,7 @@ namespace {
 constexpr size_t kWriteBufferBytes = 2 << 20;
 constexpr int kWriteBuffers = 2;
 constexpr int kMinOpenFiles = 64, kMaxOpenFiles = 1 << 16;
-static_assert(kRocksDbBufferBytes == 2 * kFileBytes + 2 * kWriteBuffers * kWriteBufferBytes);
+static_assert(kRocksDbBufferBytes == 2 * kWaitingBytes + 2 * kWriteBuffers * kWriteBufferBytes);
 
 // Later releases have other defaults; whatever files or memory depend on is set here.
 rocksdb::BlockBasedTableOptions TableOptions() {

@@ -22,12 +22,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What has to fit on the disk before a database is closed to be opened anew.
-constexpr size_t kProbeBytes = 1 << 20;
+// What has to fit on the disk, beside a new list of files, before a database is opened anew.
+constexpr uint64_t kProbeBytes = 1 << 20;
 
 // Files that were being written when a process was killed. Tables become the store's by a move.
 const std::string kTablePrefix = std::string(kFolderMarker) + ".ingest-";
 const std::string kMarkPrefix = std::string(kFolderMarker) + ".manifest.tmp.";
+const std::string kProbe = std::string(kFolderMarker) + ".probe";
 
 // In the order in which they were written.
 std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix) {
@@ -42,13 +43,19 @@ std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix
   return files;
 }
 
-// The table that could not be opened because it is not there, e.g. "000123.sst"; or empty.
+// The first table that could not be opened because it is not there, e.g. "000123.sst"; or empty.
+// Some of RocksDB's messages call it "000123.ldb", an older name.
 std::string MissingTable(const Status& opened) {
   const std::string& message = opened.message();
-  const size_t end = message.find(".ldb: No such file");
-  const size_t slash = message.rfind('/', end);
-  if (opened.code() != StatusCode::kCorruption || end == std::string::npos) return "";
-  return message.substr(slash + 1, end - slash - 1) + ".sst";
+  if (opened.code() != StatusCode::kCorruption) return "";
+  if (message.find("No such file") == std::string::npos) return "";
+  for (const char* ending : {".sst", ".ldb"}) {
+    const size_t end = message.find(ending);
+    const size_t slash = message.rfind('/', end);
+    if (end == std::string::npos || slash == std::string::npos) continue;
+    return message.substr(slash + 1, end - slash - 1) + ".sst";
+  }
+  return "";
 }
 
 // Says who holds the folder if that is why it could not be opened.
@@ -57,7 +64,7 @@ Status ExplainLock(const std::string& path, const Status& status) {
   if (status.message().find("lock hold by current process") != std::string::npos) {
     holder = static_cast<int>(::getpid());
   } else if (status.message().find("While lock file: ") != std::string::npos) {
-    holder = LockHolder(path + "/LOCK");
+    holder = LockHolder(path + "/" + kLockFile);
   } else {
     return status;
   }
@@ -74,26 +81,36 @@ RocksDbDatabase::RocksDbDatabase(std::string path, rocksdb::Env* env)
   if (env != nullptr) options_->env = env;
 }
 
-RocksDbDatabase::~RocksDbDatabase() { Close(); }
+RocksDbDatabase::~RocksDbDatabase() {
+  Close();
+  if (lock_ != nullptr) (void)options_->env->UnlockFile(lock_);
+}
 
 Result<std::unique_ptr<RocksDbDatabase>> RocksDbDatabase::Open(const std::string& path,
                                                                rocksdb::Env* env) {
   PQCACHE_RETURN_IF_ERROR(PrepareStoreFolder(path).Annotate("rocksdb store"));
-  PQCACHE_RETURN_IF_ERROR(CheckManifestMark(path));
   std::unique_ptr<RocksDbDatabase> database(new RocksDbDatabase(path, env));
+  PQCACHE_RETURN_IF_ERROR(database->LockFolder());
+  PQCACHE_RETURN_IF_ERROR(CheckManifestMark(path));
   PQCACHE_RETURN_IF_ERROR(database->OpenFiles());
   database->Mark();
   std::error_code ignored;
-  for (const std::string& prefix : {kTablePrefix, kMarkPrefix}) {
+  for (const std::string& prefix : {kTablePrefix, kMarkPrefix, kProbe}) {
     for (const fs::path& file : FilesOf(path, prefix)) fs::remove(file, ignored);
   }
   return database;
 }
 
+Status RocksDbDatabase::LockFolder() {
+  const Status status = CallRocksDb(path_, "lock the folder", [&] {
+    return options_->env->LockFile(path_ + "/" + kLockFile, &lock_);
+  });
+  return ExplainLock(path_, status);
+}
+
 Status RocksDbDatabase::OpenFiles() {
-  Status opened = OpenOnce();
-  if (!MissingTable(opened).empty()) opened = OpenWithTables(opened);
-  return ExplainLock(path_, opened);
+  const Status opened = OpenOnce(/*read_only=*/false);
+  return MissingTable(opened).empty() ? opened : OpenWithTables(opened);
 }
 
 // When the list of files could not be synced while it took in new ones, RocksDB removes them again,
@@ -106,7 +123,7 @@ Status RocksDbDatabase::OpenWithTables(const Status& opened) {
     std::error_code error;
     fs::rename(file, table, error);
     if (error) continue;
-    Status status = OpenOnce();
+    Status status = OpenOnce(/*read_only=*/false);
     const std::string next = MissingTable(status);
     if (!next.empty() && next != missing) status = OpenWithTables(status);
     if (status.ok()) return status;
@@ -115,7 +132,7 @@ Status RocksDbDatabase::OpenWithTables(const Status& opened) {
   return opened;
 }
 
-Status RocksDbDatabase::OpenOnce() {
+Status RocksDbDatabase::OpenOnce(bool read_only) {
   return CallRocksDb(path_, "open", [&] {
     rocksdb::ColumnFamilyOptions of_pages(*options_);
     of_pages.sst_partitioner_factory =
@@ -124,7 +141,9 @@ Status RocksDbDatabase::OpenOnce() {
         {rocksdb::kDefaultColumnFamilyName, of_pages}, {kRecordFamily, *options_}};
     std::vector<rocksdb::ColumnFamilyHandle*> handles;
     rocksdb::DB* opened = nullptr;
-    const rocksdb::Status s = rocksdb::DB::Open(*options_, path_, families, &handles, &opened);
+    const rocksdb::Status s =
+        read_only ? rocksdb::DB::OpenForReadOnly(*options_, path_, families, &handles, &opened)
+                  : rocksdb::DB::Open(*options_, path_, families, &handles, &opened);
     if (!s.ok()) return s;
     db_.reset(opened);
     handles_ = {opened, handles[0], handles[1]};
@@ -150,33 +169,25 @@ Status RocksDbDatabase::Read(const char* action, const Work& work) const {
 
 Status RocksDbDatabase::Change(const char* action, const Work& work) {
   PQCACHE_RETURN_IF_ERROR(Repair());
-  const Status status = Read(action, work);
-  if (!status.ok()) failed_ = true;
-  return status;
+  return GiveBack(action, work);
 }
 
-Status RocksDbDatabase::Repair() {
-  if (!failed_) return Status::Ok();
-  const std::unique_lock lock(mutex_);
-  if (!failed_) return Status::Ok();
-  const std::string probe = path_ + "/" + kFolderMarker + ".probe";
-  const Status writable = CallRocksDb(path_, "write again after a failure", [&] {
-    return rocksdb::WriteStringToFile(options_->env, std::string(kProbeBytes, '\0'), probe,
-                                      /*should_sync=*/true);
+Status RocksDbDatabase::GiveBack(const char* action, const Work& work) {
+  return Read(action, [&](const Handles& h) {
+    const rocksdb::Status s = work(h);
+    if (!s.ok()) failed_ = true;
+    return s;
   });
-  (void)options_->env->DeleteFile(probe);
-  PQCACHE_RETURN_IF_ERROR(writable);
-  Close();
-  PQCACHE_RETURN_IF_ERROR(OpenFiles());
-  for (const std::string& file : left_over_) (void)options_->env->DeleteFile(file);
-  left_over_.clear();
-  failed_ = false;
-  return Status::Ok();
 }
 
-// There is no log: what was written is durable once its write buffer is a file.
-Status RocksDbDatabase::Flush(rocksdb::ColumnFamilyHandle* Handles::*family) {
-  PQCACHE_RETURN_IF_ERROR(Change("sync", [&](const Handles& h) {
+// There is no log, so what was written is durable once its write buffer is a file. Both happen in
+// one database: closing it in between would lose what was written, and nobody would be told.
+Status RocksDbDatabase::ChangeDurably(const char* action,
+                                      rocksdb::ColumnFamilyHandle* Handles::*family,
+                                      const Work& work) {
+  PQCACHE_RETURN_IF_ERROR(Change(action, [&](const Handles& h) {
+    const rocksdb::Status s = work(h);
+    if (!s.ok()) return s;
     rocksdb::FlushOptions flush;
     flush.wait = true;
     flush.allow_write_stall = true;  // do not wait for compactions first
@@ -186,24 +197,61 @@ Status RocksDbDatabase::Flush(rocksdb::ColumnFamilyHandle* Handles::*family) {
   return Status::Ok();
 }
 
+Status RocksDbDatabase::Repair() {
+  if (!failed_) return Status::Ok();
+  PQCACHE_RETURN_IF_ERROR(ReopenIfFailed());
+  Mark();
+  return Status::Ok();
+}
+
+Status RocksDbDatabase::ReopenIfFailed() {
+  const std::unique_lock lock(mutex_);
+  if (!failed_) return Status::Ok();
+  PQCACHE_RETURN_IF_ERROR(ProbeFolder());
+  Close();
+  if (const Status opened = OpenFiles(); !opened.ok()) {
+    (void)OpenOnce(/*read_only=*/true);
+    return opened;
+  }
+  const std::lock_guard left_over_lock(left_over_mutex_);
+  for (const std::string& file : left_over_) (void)options_->env->DeleteFile(file);
+  left_over_.clear();
+  failed_ = false;
+  return Status::Ok();
+}
+
+// Opening writes a new list of files.
+Status RocksDbDatabase::ProbeFolder() const {
+  uint64_t bytes = kProbeBytes;
+  std::error_code ignored;
+  for (const fs::path& list : FilesOf(path_, "MANIFEST-")) bytes += fs::file_size(list, ignored);
+  const std::string probe = path_ + "/" + kProbe;
+  const Status status = CallRocksDb(path_, "write again after a failure", [&] {
+    return rocksdb::WriteStringToFile(options_->env, std::string(bytes, '\0'), probe,
+                                      /*should_sync=*/true);
+  });
+  (void)options_->env->DeleteFile(probe);
+  return status;
+}
+
 std::string RocksDbDatabase::NewTableFile() {
   return path_ + "/" + kTablePrefix + std::to_string(++table_files_);
 }
 
 Status RocksDbDatabase::TakeIn(const std::vector<std::string>& files) {
-  const Status status = Change("take in pages", [&](const Handles& h) {
+  PQCACHE_RETURN_IF_ERROR(Change("take in pages", [&](const Handles& h) {
     rocksdb::IngestExternalFileOptions options;
     options.move_files = true;
     options.write_global_seqno = false;
-    return h.db->IngestExternalFile(h.pages, files, options);
-  });
-  if (status.ok()) {
-    Mark();
-  } else {  // they have to stay until the database is open again: see OpenWithTables
-    const std::unique_lock lock(mutex_);
-    left_over_.insert(left_over_.end(), files.begin(), files.end());
-  }
-  return status;
+    const rocksdb::Status s = h.db->IngestExternalFile(h.pages, files, options);
+    if (!s.ok()) {  // they have to stay until the database is open again: see OpenWithTables
+      const std::lock_guard lock(left_over_mutex_);
+      left_over_.insert(left_over_.end(), files.begin(), files.end());
+    }
+    return s;
+  }));
+  Mark();
+  return Status::Ok();
 }
 
 void RocksDbDatabase::Mark() {
@@ -216,7 +264,13 @@ void RocksDbDatabase::Mark() {
   const auto list = std::find_if(files.begin(), files.end(), [](const std::string& file) {
     return file.starts_with("/MANIFEST-");
   });
-  if (list != files.end()) status = WriteManifestMark(path_, list->substr(1), bytes);
+  if (list != files.end() && (*list != marked_list_ || bytes != marked_bytes_)) {
+    status = WriteManifestMark(path_, list->substr(1), bytes);
+    if (status.ok()) {
+      marked_list_ = *list;
+      marked_bytes_ = bytes;
+    }
+  }
   if (!status.ok()) Log(LogLevel::kWarning, "no new mark: " + status.message());
 }
 

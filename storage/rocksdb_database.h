@@ -19,6 +19,7 @@ namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
 class Env;
+class FileLock;
 class Status;
 struct Options;
 }  // namespace rocksdb
@@ -45,13 +46,16 @@ class RocksDbDatabase {
   Status Read(const char* action, const Work& work) const;
   // Runs work that writes, in a database that is sound. Work must not call this object.
   Status Change(const char* action, const Work& work);
-  // After a failed change, opens the database anew. Until its folder can be written that fails, and
-  // what is open can be read.
+  // The same, and what the work put into the family is durable.
+  Status ChangeDurably(const char* action, rocksdb::ColumnFamilyHandle* Handles::*family,
+                       const Work& work);
+  // Runs work that gives room back, which may be what a failed database waits for, in the database
+  // as it is.
+  Status GiveBack(const char* action, const Work& work);
+  // After a failed change, opens the database anew, as soon as its folder can be written. Until
+  // then this fails, and what is there can be read.
   Status Repair();
 
-  // Makes what was put into a family durable.
-  Status FlushPages() { return Flush(&Handles::pages); }
-  Status FlushRecords() { return Flush(&Handles::records); }
   // Name of a file that will be given to TakeIn. What a killed process leaves of it is removed.
   std::string NewTableFile();
   // Sorted, synced files of pages become part of the database in one step.
@@ -65,20 +69,26 @@ class RocksDbDatabase {
 
  private:
   RocksDbDatabase(std::string path, rocksdb::Env* env);
+  Status LockFolder();
   Status OpenFiles();
   Status OpenWithTables(const Status& opened);
-  Status OpenOnce();
+  Status OpenOnce(bool read_only);
   void Close();
-  Status Flush(rocksdb::ColumnFamilyHandle* Handles::*family);
+  Status ProbeFolder() const;
+  Status ReopenIfFailed();
 
   const std::string path_;
   const std::unique_ptr<rocksdb::Options> options_;
+  rocksdb::FileLock* lock_ = nullptr;     // RocksDB lets go of its own when it is opened anew
   std::atomic<uint64_t> table_files_{0};  // named so far
-  std::mutex mark_mutex_;                 // marks are written in the order of their sizes
-  mutable std::shared_mutex mutex_;       // exclusive: to close and open. Guards what follows
-  std::unique_ptr<rocksdb::DB> db_;       // null: could not be opened again
+  std::mutex mark_mutex_;                 // guards what was marked last
+  std::string marked_list_;
+  uint64_t marked_bytes_ = 0;
+  mutable std::shared_mutex mutex_;  // exclusive: to close and open. Guards what follows
+  std::unique_ptr<rocksdb::DB> db_;  // null: could not be opened again
   Handles handles_;
-  std::atomic<bool> failed_{false};     // a change did
+  std::atomic<bool> failed_{false};  // a change did; set while mutex_ is held
+  std::mutex left_over_mutex_;
   std::vector<std::string> left_over_;  // files that could not be taken in
 };
 

@@ -9,9 +9,6 @@
 #include <atomic>
 #include <cstring>
 #include <filesystem>
-#include <map>
-#include <mutex>
-#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -24,6 +21,7 @@
 #include "storage/page_key_codec.h"
 #include "storage/rocksdb_call.h"
 #include "storage/rocksdb_database.h"
+#include "storage/rocksdb_records.h"
 
 namespace pqcache::storage {
 namespace {
@@ -33,12 +31,6 @@ constexpr size_t kReadBatch = 32;
 
 // A file of fewer pages goes on with those of the next layer.
 constexpr uint64_t kMinFileBytes = 1 << 20;
-
-rocksdb::WriteOptions WithoutLog() {
-  rocksdb::WriteOptions options;
-  options.disableWAL = true;
-  return options;
-}
 
 rocksdb::Slice Value(const PageBytes& page) {
   return {reinterpret_cast<const char*>(page.data()), page.size()};
@@ -70,37 +62,32 @@ PageIterator EndOfFile(PageIterator begin, PageIterator end) {
 }  // namespace
 
 struct RocksDbPageStore::Impl {
-  explicit Impl(std::unique_ptr<RocksDbDatabase> opened) : database(std::move(opened)) {}
+  Impl(std::unique_ptr<RocksDbDatabase> opened, uint64_t bytes)
+      : database(std::move(opened)), waiting_bytes(bytes) {}
 
   Status Write(const PageBuffer::Pages& pages);
   Status WriteTable(const std::string& file, PageIterator begin, PageIterator end);
   Status RemoveRange(const std::string& first, const std::string& last);
   Result<bool> HasPagesIn(const rocksdb::Slice& begin, const rocksdb::Slice& end) const;
   Status RemoveOneByOne(const rocksdb::Slice& begin, const rocksdb::Slice& end);
-  Status WriteRecord(const std::string& key, std::string_view value,
-                     const std::optional<std::string>& before);
-  Status RestoreRecords();
   void ReadBatch(std::span<StoredRead> reads);
   void ReadBatch(std::span<StoredRead> reads, const Handles& h);
   Status Accept(const rocksdb::Slice& value, PageRead* read) const;
   void Count(const PageRead& read);
 
   const std::unique_ptr<RocksDbDatabase> database;
-  std::mutex records_mutex;  // one writer looks and writes before the next one looks
-  std::mutex undone_mutex;   // guards undone
-  // Records whose writing failed: what was written may become durable later, so what was there
-  // before (nothing: no record) is served in its place until it is written back.
-  std::map<std::string, std::optional<std::string>> undone;
+  const uint64_t waiting_bytes;  // at most, before pages are written
+  RocksDbRecords records{database.get()};
   std::atomic<uint64_t> bytes_read{0};
   std::atomic<uint64_t> damaged{0};
   std::atomic<uint64_t> missing{0};
-  PageBuffer buffer{kFileBytes, [this](const PageBuffer::Pages& pages) { return Write(pages); }};
+  PageBuffer buffer{waiting_bytes, [this](const PageBuffer::Pages& pages) { return Write(pages); }};
 };
 
 RocksDbPageStore::RocksDbPageStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 RocksDbPageStore::~RocksDbPageStore() {
-  const Status status = impl_->RestoreRecords();
+  const Status status = impl_->records.Restore();
   if (status.ok()) return;
   Log(LogLevel::kWarning, "a record that was not written may show up later: " + status.message());
 }
@@ -113,15 +100,17 @@ Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec
     return Status::InvalidArgument(spec.name + ": has no path, expected " + spec.name +
                                    ":path=DIR");
   }
-  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<RocksDbPageStore> store, Open(path, nullptr));
+  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<RocksDbPageStore> store,
+                           Open(path, nullptr, kWaitingBytes));
   return std::unique_ptr<PageStore>(std::move(store));
 }
 
 Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::string& path,
-                                                                 rocksdb::Env* env) {
+                                                                 rocksdb::Env* env,
+                                                                 uint64_t waiting_bytes) {
   PQCACHE_ASSIGN_OR_RETURN(auto database, RocksDbDatabase::Open(path, env));
   return std::unique_ptr<RocksDbPageStore>(
-      new RocksDbPageStore(std::make_unique<Impl>(std::move(database))));
+      new RocksDbPageStore(std::make_unique<Impl>(std::move(database), waiting_bytes)));
 }
 
 Status RocksDbPageStore::Put(std::span<const PageWrite> pages) { return impl_->buffer.Put(pages); }
@@ -232,11 +221,11 @@ Status RocksDbPageStore::RemoveContext(const ContextId& context) {
 
 Status RocksDbPageStore::Impl::RemoveRange(const std::string& first, const std::string& last) {
   // A record that may still become durable must not speak of pages that are gone.
-  PQCACHE_RETURN_IF_ERROR(RestoreRecords());
+  PQCACHE_RETURN_IF_ERROR(records.Restore());
   buffer.Remove(first, last);
   const rocksdb::Slice begin = first, end = last;
   // Mostly these are all: no file has pages of two contexts. It takes next to no disk space.
-  PQCACHE_RETURN_IF_ERROR(database->Change("drop files of context", [&](const Handles& h) {
+  PQCACHE_RETURN_IF_ERROR(database->GiveBack("drop files of context", [&](const Handles& h) {
     return rocksdb::DeleteFilesInRange(h.db, h.pages, &begin, &end, /*include_end=*/false);
   }));
   PQCACHE_ASSIGN_OR_RETURN(const bool more, HasPagesIn(begin, end));
@@ -260,10 +249,12 @@ Result<bool> RocksDbPageStore::Impl::HasPagesIn(const rocksdb::Slice& begin,
 // Pages of files that are being merged, or that newer ones overlap.
 Status RocksDbPageStore::Impl::RemoveOneByOne(const rocksdb::Slice& begin,
                                               const rocksdb::Slice& end) {
-  PQCACHE_RETURN_IF_ERROR(database->Change("remove context", [&](const Handles& h) {
-    return h.db->DeleteRange(WithoutLog(), h.pages, begin, end);
-  }));
-  PQCACHE_RETURN_IF_ERROR(database->FlushPages());
+  PQCACHE_RETURN_IF_ERROR(
+      database->ChangeDurably("remove context", &Handles::pages, [&](const Handles& h) {
+        rocksdb::WriteOptions options;
+        options.disableWAL = true;
+        return h.db->DeleteRange(options, h.pages, begin, end);
+      }));
   return database->Change("compact after removal", [&](const Handles& h) {
     // On a nearly full disk a later compaction gives the space back.
     const rocksdb::Range range(begin, end);
@@ -271,7 +262,7 @@ Status RocksDbPageStore::Impl::RemoveOneByOne(const rocksdb::Slice& begin,
     h.db->GetApproximateSizes(h.pages, &range, 1, &bytes);
     std::error_code error;
     const uint64_t room = std::filesystem::space(database->path(), error).available;
-    if (!error && room < 2 * bytes + kFileBytes) return rocksdb::Status::OK();
+    if (!error && room < 2 * bytes + waiting_bytes) return rocksdb::Status::OK();
     return h.db->CompactRange(rocksdb::CompactRangeOptions(), h.pages, &begin, &end);
   });
 }
@@ -287,101 +278,26 @@ PageStoreStats RocksDbPageStore::stats() const {
 }
 
 Result<bool> RocksDbPageStore::PutRecord(const RecordKey& key, std::string_view value) {
-  PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
-  const std::lock_guard lock(impl_->records_mutex);
-  const Result<std::string> present = GetRecord(key);
-  if (present.ok()) return false;
-  if (present.status().code() != StatusCode::kNotFound) return present.status();
-  PQCACHE_RETURN_IF_ERROR(impl_->WriteRecord(EncodeRecordKey(key), value, std::nullopt));
-  return true;
+  return impl_->records.Put(key, value);
 }
 
-Status RocksDbPageStore::ReplaceRecord(const RecordKey& key, std::string_view value) {
-  PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
-  const std::lock_guard lock(impl_->records_mutex);
-  const Result<std::string> present = GetRecord(key);
-  if (!present.ok() && present.status().code() != StatusCode::kNotFound) return present.status();
-  return impl_->WriteRecord(EncodeRecordKey(key), value,
-                            present.ok() ? std::optional(*present) : std::nullopt);
-}
-
-Status RocksDbPageStore::Impl::WriteRecord(const std::string& key, std::string_view value,
-                                           const std::optional<std::string>& before) {
-  PQCACHE_RETURN_IF_ERROR(RestoreRecords());
-  Status status = database->Change("put record", [&](const Handles& h) {
-    return h.db->Put(WithoutLog(), h.records, key, rocksdb::Slice(value.data(), value.size()));
-  });
-  if (status.ok()) status = database->FlushRecords();
-  if (status.ok()) return status;
-  const std::lock_guard lock(undone_mutex);
-  undone.emplace(key, before);
-  return status;
-}
-
-Status RocksDbPageStore::Impl::RestoreRecords() {
-  const std::lock_guard lock(undone_mutex);
-  if (undone.empty()) return Status::Ok();
-  for (const auto& [key, before] : undone) {
-    PQCACHE_RETURN_IF_ERROR(database->Change("restore record", [&](const Handles& h) {
-      return before.has_value() ? h.db->Put(WithoutLog(), h.records, key, *before)
-                                : h.db->Delete(WithoutLog(), h.records, key);
-    }));
-  }
-  PQCACHE_RETURN_IF_ERROR(database->FlushRecords());
-  undone.clear();
-  return Status::Ok();
+Result<bool> RocksDbPageStore::ReplaceRecord(const RecordKey& key, std::string_view expected,
+                                             std::string_view value) {
+  return impl_->records.Replace(key, expected, value);
 }
 
 Result<std::string> RocksDbPageStore::GetRecord(const RecordKey& key) {
-  const std::string bytes = EncodeRecordKey(key);
-  {
-    const std::lock_guard lock(impl_->undone_mutex);
-    if (const auto it = impl_->undone.find(bytes); it != impl_->undone.end()) {
-      if (it->second.has_value()) return *it->second;
-      return Status::NotFound("record " + key.name);
-    }
-  }
-  std::string value;
-  const Status status = impl_->database->Read("read record", [&](const Handles& h) {
-    return h.db->Get(rocksdb::ReadOptions(), h.records, bytes, &value);
-  });
-  if (!status.ok()) return status.Annotate("record " + key.name);
-  return value;
+  return impl_->records.Get(key);
 }
 
 Result<std::vector<Record>> RocksDbPageStore::ListRecords(const Fingerprint& tenant) {
-  const std::string begin = EncodeRecordKey({tenant, ""});
-  std::map<std::string, std::optional<std::string>> found;
-  const std::lock_guard lock(impl_->undone_mutex);
-  PQCACHE_RETURN_IF_ERROR(impl_->database->Read("list records", [&](const Handles& h) {
-    const std::unique_ptr<rocksdb::Iterator> it(
-        h.db->NewIterator(rocksdb::ReadOptions(), h.records));
-    for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) {
-      found[it->key().ToString()] = it->value().ToString();
-    }
-    return it->status();
-  }));
-  for (const auto& [key, before] : impl_->undone) {
-    if (key.starts_with(begin)) found[key] = before;
-  }
-  std::vector<Record> list;
-  for (auto& [key, value] : found) {
-    if (value.has_value()) list.push_back({*DecodeRecordKey(key), *std::move(value)});
-  }
-  return list;
+  return impl_->records.List(tenant);
 }
 
-Status RocksDbPageStore::RemoveRecord(const RecordKey& key) {
-  const std::lock_guard lock(impl_->records_mutex);
-  PQCACHE_RETURN_IF_ERROR(impl_->RestoreRecords());
-  PQCACHE_RETURN_IF_ERROR(impl_->database->Change("remove record", [&](const Handles& h) {
-    return h.db->Delete(WithoutLog(), h.records, EncodeRecordKey(key));
-  }));
-  return impl_->database->FlushRecords();
-}
+Status RocksDbPageStore::RemoveRecord(const RecordKey& key) { return impl_->records.Remove(key); }
 
 Status RocksDbPageStore::RemoveUnreferenced() {
-  PQCACHE_RETURN_IF_ERROR(impl_->RestoreRecords());
+  PQCACHE_RETURN_IF_ERROR(impl_->records.Restore());
   std::set<std::string> referenced, stored;  // contexts by the beginning of their keys
   bool all_known = true;
   PQCACHE_RETURN_IF_ERROR(

@@ -3,9 +3,10 @@
 // Pages in a RocksDB folder on disk. Arguments: path=DIR, made if missing.
 //
 // Pages are whole values in SST files with XXH3 block checksums, uncompressed, under the keys of
-// key_format.md. There is no write-ahead log: pages wait in memory until there are kFileBytes of
-// them or Sync is called, and then become a file, which is synced and part of the store in one
-// step. When that fails they wait on. Every page is verified on every read.
+// key_format.md. There is no write-ahead log: pages wait in memory until there are kWaitingBytes of
+// them or Sync is called, and then become files, which are synced and part of the store in one
+// step. When that fails they wait on. Every page is verified on every read from a file. What waits
+// when the store is closed is lost.
 //
 // Memory: kRocksDbBufferBytes at most for write buffers, about 8 bytes a page for the indexes of
 // open files (at most half of the files that the process may have open), and the batches in flight.
@@ -28,11 +29,11 @@ class Env;
 
 namespace pqcache::storage {
 
-// Of pages that become a file, unless Sync comes first. Fewer files are faster.
-inline constexpr uint64_t kFileBytes = 32 << 20;
+// Of pages that are written together, unless Sync comes first.
+inline constexpr uint64_t kWaitingBytes = 32 << 20;
 
 // Pages that wait, those being written, and RocksDB's own buffers.
-inline constexpr uint64_t kRocksDbBufferBytes = 2 * kFileBytes + (8 << 20);
+inline constexpr uint64_t kRocksDbBufferBytes = 2 * kWaitingBytes + (8 << 20);
 
 class RocksDbPageStore final : public PageStore {
  public:
@@ -43,7 +44,8 @@ class RocksDbPageStore final : public PageStore {
   // Corruption if the files in it are damaged beyond opening.
   static Result<std::unique_ptr<PageStore>> Open(const SpecString& spec);
   // `env` is borrowed: RocksDB's files go through it. nullptr: the system's.
-  static Result<std::unique_ptr<RocksDbPageStore>> Open(const std::string& path, rocksdb::Env* env);
+  static Result<std::unique_ptr<RocksDbPageStore>> Open(const std::string& path, rocksdb::Env* env,
+                                                        uint64_t waiting_bytes = kWaitingBytes);
 
   ~RocksDbPageStore() override;
 
@@ -52,12 +54,13 @@ class RocksDbPageStore final : public PageStore {
   // Durable when it returns OK, without a Sync.
   Status RemoveContext(const ContextId& context) override;
   Status RemoveUnreferenced() override;
-  // IoError while the disk is full; the next call tries again. Put, RemoveContext and the writing
-  // of records fail as well until then; reads go on.
+  // IoError while the disk is full; the next call tries again. Put and the writing of records fail
+  // as well until then; reads go on.
   Status Sync() override;
   PageStoreStats stats() const override;
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override;
-  Status ReplaceRecord(const RecordKey& key, std::string_view value) override;
+  Result<bool> ReplaceRecord(const RecordKey& key, std::string_view expected,
+                             std::string_view value) override;
   Result<std::string> GetRecord(const RecordKey& key) override;
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override;
   Status RemoveRecord(const RecordKey& key) override;

@@ -12,6 +12,8 @@ namespace pqcache::storage {
 // The marker file (key_format.md). Names that begin with it are ours as well.
 inline constexpr char kFolderMarker[] = "PQCACHE_STORE";
 inline constexpr int kStoreVersion = 3;
+// Locked by the process that holds the folder.
+inline constexpr char kLockFile[] = "PQCACHE_STORE.lock";
 
 // Makes `path` and its missing parents, durably, and writes the marker into a new or empty folder.
 // Errors: IoError if the system refuses; InvalidArgument if `path` is no folder or holds other

@@ -370,7 +370,7 @@ bool IsUnused(const std::string& path) {
 Result<StoreScan> ScanStoreFolder(const std::string& path) {
   const Status marker = CheckStoreFolder(path);
   if (!marker.ok() && marker.code() != StatusCode::kCorruption) return marker;
-  if (const std::optional<int> holder = LockHolder(path + "/LOCK")) {
+  if (const std::optional<int> holder = LockHolder(path + "/" + kLockFile)) {
     return Status::IoError(path + ": is in use by process " + std::to_string(*holder) +
                            ", expected a store that nobody holds");
   }

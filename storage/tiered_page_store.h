@@ -48,8 +48,9 @@ class TieredPageStore final : public PageStore {
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
     return below_->PutRecord(key, value);
   }
-  Status ReplaceRecord(const RecordKey& key, std::string_view value) override {
-    return below_->ReplaceRecord(key, value);
+  Result<bool> ReplaceRecord(const RecordKey& key, std::string_view expected,
+                             std::string_view value) override {
+    return below_->ReplaceRecord(key, expected, value);
   }
   Result<std::string> GetRecord(const RecordKey& key) override { return below_->GetRecord(key); }
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {

@@ -230,7 +230,8 @@ class StoreBench {
       row.Set("ms", 1000 * median);
       row.Set("mb_per_second", times[side].bytes / median / 1e6).Set("ratio_to_files", ratio);
       if (&times[0] != &write_[0]) {  // the disk's limit is what the files reach
-        row.Set("share_of_byte_limit", ByteLimit(times[side].bytes) / threads / median);
+        row.Set("share_of_byte_limit",
+                ByteLimit(times[side].bytes) / std::min(threads, o_.kv_heads) / median);
       }
       rows->Push(std::move(row));
       char line[128];

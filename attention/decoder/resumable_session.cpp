@@ -76,7 +76,9 @@ Status ResumableSession::StartOver(const Status& why, bool in_memory) {
   ++recomputations_;
   if (in_memory || why.code() == StatusCode::kIoError) MoveToMemory();
   failed_ = Recompute();
-  if (failed_.code() == StatusCode::kIoError && memory_ == nullptr) {
+  const bool missed = session_ != nullptr && session_->cache().missed_page();
+  const bool store_failed = missed || failed_.code() == StatusCode::kIoError;
+  if (!failed_.ok() && store_failed && memory_ == nullptr) {
     MoveToMemory();
     failed_ = Recompute();
   }

@@ -77,8 +77,8 @@ Result<bool> Session::Save(const std::string& name, std::span<const int64_t> tok
   PQCACHE_RETURN_IF_ERROR(failed_);
   const int layers = cache_->options().layers;
   PQCACHE_RETURN_IF_ERROR(cache_->WaitLayer(layers - 1));
-  PQCACHE_ASSIGN_OR_RETURN(
-      const auto save, ContextSave::Begin(cache_.get(), name, tokens, std::move(replaced)));
+  PQCACHE_ASSIGN_OR_RETURN(const auto save,
+                           ContextSave::Begin(cache_.get(), name, tokens, std::move(replaced)));
   for (int layer = 0; layer < layers; ++layer) save->SaveLayer(layer);
   bool published = false;
   PQCACHE_RETURN_IF_ERROR(save->WaitSave(&published));

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "pqcache/base/check.h"
+#include "pqcache/base/log.h"
 #include "pqcache/base/vector_math.h"
 #include "pqcache/cache/context_catalog.h"
 #include "pqcache/cache/row_codec.h"
@@ -169,6 +170,7 @@ Result<std::unique_ptr<ContextSave>> ContextSave::Begin(KvCache* cache, const st
     return Status::InvalidArgument("context " + name + ": shares pages with a stored context, " +
                                    "expected one of its own to replace " + replaced->name);
   }
+  PQCACHE_CHECK(!replaced.has_value() || replaced->name == name, "it takes the place of its name");
   m.owners.push_back({m.row_pages(), m.id()});
   m.bytes = TotalBytes(m);
   m.created = std::chrono::duration_cast<std::chrono::seconds>(
@@ -254,20 +256,21 @@ Status ContextSave::WaitSave(bool* published) {
   *published = true;
   cache_->HandOver(manifest_);
   if (!replaced_.has_value()) return Status::Ok();
-  return ContextCatalog(cache_->store(), manifest_.identity.tenant).RemovePages(*replaced_);
+  const ContextCatalog catalog(cache_->store(), manifest_.identity.tenant);
+  if (const Status status = catalog.RemovePages(*replaced_); !status.ok()) {
+    Log(LogLevel::kWarning, "pages of what was replaced stay: " + status.message());
+  }
+  return Status::Ok();
 }
 
-// False if the name is taken.
+// False if the name is taken, or if what was to be replaced is not there any more.
 Result<bool> ContextSave::WriteManifest() {
   PageStore* store = cache_->store();
   const RecordKey key = {manifest_.identity.tenant, manifest_.name};
   const std::string value = EncodeManifest(manifest_);
-  Result<bool> written = true;
-  if (!replaced_.has_value()) {
-    written = store->PutRecord(key, value);
-  } else if (const Status status = store->ReplaceRecord(key, value); !status.ok()) {
-    written = status;
-  }
+  const Result<bool> written = replaced_.has_value()
+                                   ? store->ReplaceRecord(key, EncodeManifest(*replaced_), value)
+                                   : store->PutRecord(key, value);
   if (written.ok()) return written;
   // The answer may have got lost: what is there now counts.
   const Result<std::string> found = store->GetRecord(key);

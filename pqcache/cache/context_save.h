@@ -35,8 +35,8 @@ class ContextSave {
   void SaveLayer(int layer);
   // Waits for the layers, syncs the store and publishes. The cache then shares its pages with the
   // stored context, and those of a replaced one are given up. Nothing published, and OK with
-  // `published` false, if the name was taken by then. NotFound if a stored context whose pages this
-  // one shares was removed meanwhile.
+  // `published` false, if the name was taken by then or what was to be replaced has changed.
+  // NotFound if a stored context whose pages this one shares was removed meanwhile.
   Status WaitSave(bool* published);
 
   const ContextManifest& manifest() const { return manifest_; }

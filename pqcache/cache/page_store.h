@@ -11,7 +11,7 @@
 //   put before a Sync that returned OK. A store may write pages behind the caller's back; then a
 //   failure is the answer of the next Put or Sync, and the pages it hit are as if
 //   never put.
-// - A record is visible and durable when PutRecord returns true or ReplaceRecord OK; after a crash
+// - A record is visible and durable when PutRecord or ReplaceRecord returns true; after a crash
 //   it is there whole or as it was before. An error of theirs can leave open whether it was written
 //   (a reply can get lost); GetRecord tells.
 // - All functions may be called from many threads.
@@ -125,8 +125,10 @@ class PageStore {
   // True if the record was written; false, and nothing changed, if the name is taken: of several
   // writers one wins. What the record speaks of must be synced before.
   virtual Result<bool> PutRecord(const RecordKey& key, std::string_view value) = 0;
-  // Writes it whether or not there is one.
-  virtual Status ReplaceRecord(const RecordKey& key, std::string_view value) = 0;
+  // True if the record was `expected` and is `value` now; false, and nothing changed, if it was
+  // not.
+  virtual Result<bool> ReplaceRecord(const RecordKey& key, std::string_view expected,
+                                     std::string_view value) = 0;
   // NotFound without such a record. The bytes are as stored: their own format protects them.
   virtual Result<std::string> GetRecord(const RecordKey& key) = 0;
   // All records of a tenant, by name.

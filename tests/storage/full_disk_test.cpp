@@ -205,7 +205,7 @@ TEST_F(FullDiskChild, DISABLED_Records) {
     };
     {
       const Filling filling(disk_, 0);
-      const Status status = replaces ? store->ReplaceRecord({tenant, "old"}, "b")
+      const Status status = replaces ? store->ReplaceRecord({tenant, "old"}, "value", "b").status()
                                      : store->PutRecord({tenant, "new"}, "a").status();
       ExpectError(status, StatusCode::kIoError, path_);
       expect_unchanged();

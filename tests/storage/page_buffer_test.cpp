@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -32,6 +33,8 @@ class PageBufferTest : public ::testing::Test {
     return buffer_.Find({&stored, 1})[0];
   }
   Status Write(const PageBuffer::Pages& pages) {
+    ++begun_;
+    while (blocked_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (!status_.ok()) return status_;
     for (const auto& [key, page] : pages) written_[key] = page;
     ++writes_;
@@ -40,7 +43,8 @@ class PageBufferTest : public ::testing::Test {
 
   Status status_;  // of every write
   PageBuffer::Pages written_;
-  std::atomic<int> writes_ = 0;
+  std::atomic<int> begun_ = 0, writes_ = 0;
+  std::atomic<bool> blocked_ = false;  // writes wait while it is set
   PageBuffer buffer_{kLimit, [this](const PageBuffer::Pages& pages) { return Write(pages); }};
 };
 
@@ -98,6 +102,52 @@ TEST_F(PageBufferTest, ForgetsWhatIsRemoved) {
   ASSERT_OK(buffer_.Flush());
   EXPECT_EQ(written_.size(), 1u);
   EXPECT_TRUE(SameBytes(written_[EncodePageKey(other)], kept.page));
+}
+
+TEST_F(PageBufferTest, PagesThatAreBeingWrittenAreServedAndOlderThanNewOnes) {
+  for (const bool fails : {false, true}) {
+    status_ = fails ? Status::IoError("disk is full") : Status::Ok();
+    blocked_ = true;
+    const int before = begun_;
+    const std::vector<PageWrite> first = Pages(0, 5), again = Pages(1, 2, 7);
+    ASSERT_OK(buffer_.Put(first));
+    while (begun_ == before) std::this_thread::yield();
+    ASSERT_OK(buffer_.Put(again));  // there is room for it while the others are being written
+    EXPECT_TRUE(SameBytes(Find(first[0].key), first[0].page));
+    EXPECT_TRUE(SameBytes(Find(again[0].key), again[0].page));
+    std::atomic<bool> removed = false;
+    std::thread remover([&] {
+      const PageKeyRange range = ContextKeyRange(SampleContext("b"));
+      buffer_.Remove(range.begin, range.end);
+      removed = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(removed) << "what is being written might come after the removal";
+    blocked_ = false;
+    remover.join();
+    status_ = Status::Ok();
+    ASSERT_OK(buffer_.Flush());
+    EXPECT_TRUE(SameBytes(written_[EncodePageKey(again[0].key)], again[0].page));
+    EXPECT_TRUE(SameBytes(written_[EncodePageKey(first[4].key)], first[4].page));
+  }
+}
+
+TEST_F(PageBufferTest, PutWaitsWhileTheLimitIsReachedAndPagesAreBeingWritten) {
+  blocked_ = true;
+  ASSERT_OK(buffer_.Put(Pages(0, 5)));
+  while (begun_ == 0) std::this_thread::yield();
+  ASSERT_OK(buffer_.Put(Pages(5, 10)));
+  std::atomic<bool> put = false;
+  std::thread putter([&] {
+    EXPECT_OK(buffer_.Put(Pages(10, 11)));
+    put = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(put);
+  blocked_ = false;
+  putter.join();
+  ASSERT_OK(buffer_.Flush());
+  EXPECT_EQ(written_.size(), 11u);
 }
 
 TEST_F(PageBufferTest, ManyThreadsLoseNothing) {

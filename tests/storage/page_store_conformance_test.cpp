@@ -211,12 +211,14 @@ TEST_P(PageStoreConformance, KeepsRecordsOfEachTenant) {
     }));
   }
   EXPECT_TRUE(*store_->PutRecord({tenants[1], "b"}, "again"));
-  for (const char* name : {"b", "new"}) {
-    ASSERT_OK(store_->ReplaceRecord({tenants[1], name}, "another"));
-    EXPECT_EQ(*store_->GetRecord({tenants[1], name}), "another");
-  }
+  EXPECT_FALSE(*store_->ReplaceRecord({tenants[1], "b"}, "other", "another"));
+  EXPECT_FALSE(*store_->ReplaceRecord({tenants[1], "none"}, "", "another"));
+  EXPECT_EQ(*store_->GetRecord({tenants[1], "b"}), "again");
+  EXPECT_TRUE(*store_->ReplaceRecord({tenants[1], "b"}, "again", "another"));
+  EXPECT_EQ(*store_->GetRecord({tenants[1], "b"}), "another");
   EXPECT_NE(*store_->GetRecord({tenants[0], "b"}), "another");
-  ExpectError(store_->ReplaceRecord({tenants[0], ""}, "x"), StatusCode::kInvalidArgument, "a name");
+  ExpectError(store_->ReplaceRecord({tenants[0], ""}, "", "x"), StatusCode::kInvalidArgument,
+              "a name");
   ExpectError(store_->PutRecord({tenants[0], ""}, "x"), StatusCode::kInvalidArgument, "a name");
 }
 

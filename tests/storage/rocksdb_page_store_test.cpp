@@ -202,7 +202,7 @@ TEST(RocksDbPageStore, SyncedPagesSurviveAKilledProcess) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   ExpectError(OpenAt(path), StatusCode::kIoError, path + ": is in use by");
-  const std::optional<int> holder = LockHolder(path + "/LOCK");
+  const std::optional<int> holder = LockHolder(path + "/" + kLockFile);
   if (holder.has_value()) {
     EXPECT_EQ(*holder, child);
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <string>
 
 #include "pqcache/cache/page_codec.h"
@@ -30,6 +31,7 @@ class FaultyStore : public ForwardingStore {
   size_t pages_put = 0;
 
   Status Put(std::span<const PageWrite> pages) override {
+    const std::lock_guard lock(mutex_);
     PQCACHE_RETURN_IF_ERROR(put_status);
     pages_put += pages.size();
     return ForwardingStore::Put(pages);
@@ -39,9 +41,10 @@ class FaultyStore : public ForwardingStore {
     if (records_written) EXPECT_OK(ForwardingStore::PutRecord(key, value));
     return record_status;
   }
-  Status ReplaceRecord(const RecordKey& key, std::string_view value) override {
-    if (record_status.ok()) return ForwardingStore::ReplaceRecord(key, value);
-    if (records_written) EXPECT_OK(ForwardingStore::ReplaceRecord(key, value));
+  Result<bool> ReplaceRecord(const RecordKey& key, std::string_view expected,
+                             std::string_view value) override {
+    if (record_status.ok()) return ForwardingStore::ReplaceRecord(key, expected, value);
+    if (records_written) EXPECT_OK(ForwardingStore::ReplaceRecord(key, expected, value));
     return record_status;
   }
   Result<std::string> GetRecord(const RecordKey& key) override {
@@ -50,6 +53,7 @@ class FaultyStore : public ForwardingStore {
   }
   void Read(std::span<PageRead> pages) override {
     ForwardingStore::Read(pages);
+    const std::lock_guard lock(mutex_);
     largest_batch = std::max(largest_batch, pages.size());
     for (PageRead& read : pages) {
       ++pages_read[read.key.page];
@@ -75,6 +79,7 @@ class FaultyStore : public ForwardingStore {
   }
 
  private:
+  std::mutex mutex_;  // guards the counters
   storage::MemoryReservations reservations_;
 };
 

@@ -21,8 +21,9 @@ class ForwardingStore : public PageStore {
   Result<bool> PutRecord(const RecordKey& key, std::string_view value) override {
     return pages_.PutRecord(key, value);
   }
-  Status ReplaceRecord(const RecordKey& key, std::string_view value) override {
-    return pages_.ReplaceRecord(key, value);
+  Result<bool> ReplaceRecord(const RecordKey& key, std::string_view expected,
+                             std::string_view value) override {
+    return pages_.ReplaceRecord(key, expected, value);
   }
   Result<std::string> GetRecord(const RecordKey& key) override { return pages_.GetRecord(key); }
   Result<std::vector<Record>> ListRecords(const Fingerprint& tenant) override {

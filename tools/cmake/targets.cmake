@@ -44,6 +44,10 @@ function(pqcache_test name)
   else()
     set_tests_properties(${name} PROPERTIES LABELS unit)
   endif()
+  if(PQCACHE_SANITIZE MATCHES thread)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT
+      "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan_suppressions.txt")
+  endif()
 endfunction()
 
 function(pqcache_fuzzer name)

@@ -68,6 +68,25 @@ TEST_F(StoredSession, GoesOnInMemoryWhenItsStoreCannotBeUsed) {
   }
 }
 
+// The store begins to lose a page in the middle of the answer, and the recomputation needs it, too.
+TEST_F(StoredSession, GoesOnInMemoryWhenTheRecomputationMissesPages) {
+  const auto expected = Uninterrupted();
+  FaultyStore store;
+  Save(&store);
+  const auto session = Open(&store, OnMissing::kRecompute);
+  std::vector<std::vector<float>> logits(1);
+  ASSERT_OK(session->Ask(question_, &logits.back()));
+  store.loses = [](const PageKey& key) {
+    return key.kind == PageKind::kRows && key.layer == 1 && key.page < 30;
+  };
+  for (int64_t token : {2, 7, 1, 8, 2, 8}) {
+    logits.emplace_back();
+    ASSERT_OK(session->Step(token, &logits.back()));
+  }
+  EXPECT_EQ(logits, expected);
+  EXPECT_NE(&session->store(), &store);
+}
+
 TEST_F(StoredSession, AFailedRecomputationIsTheErrorOfEveryCall) {
   FaultyStore store;
   Save(&store);

@@ -372,6 +372,8 @@ TEST_F(StoredContext, AReplacedOneGivesItsPagesUp) {
   ExpectSame(*Reopened("c", 200), *Computed(200));
   EXPECT_EQ(Catalog().Verify(old)->missing, StoredPageCount(old));
 
+  EXPECT_FALSE(*TrySave(Computed(300).get(), "c", 300, old)) << "it is another one now";
+  ExpectSame(*Reopened("c", 200), *Computed(200));
   ExpectError(ContextSave::Begin(Reopened("c", 200).get(), "c", Tokens(200), old),
               StatusCode::kInvalidArgument, "shares pages with a stored context");
   ASSERT_OK(Catalog().Remove("c"));
