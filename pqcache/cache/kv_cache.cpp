@@ -146,7 +146,7 @@ Status KvCache::Append(int layer, int64_t n, const float* keys, const float* val
     }
   });
   PQCACHE_RETURN_IF_ERROR(CheckUsable(layer));
-  // One batch for all heads: a large one becomes a file, and few large files are the fastest.
+  // One batch for all heads: a store can write it in one piece.
   std::vector<PageWrite> batch;
   for (std::vector<PageWrite>& pages : full_pages_) {
     batch.insert(batch.end(), pages.begin(), pages.end());

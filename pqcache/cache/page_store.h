@@ -9,7 +9,7 @@
 //   that is missing, damaged or another's gives a non-OK status in its PageRead, never data.
 // - A page put is readable at once by the same store object. It survives a crash only if it was
 //   put before a Sync that returned OK. A store may write pages behind the caller's back; then a
-//   failure is the answer of the next Put or Sync, and the pages it hit are as if
+//   failure is the answer of the next Put or Sync, and the pages it hit may be as if
 //   never put.
 // - A record is visible and durable when PutRecord or ReplaceRecord returns true; after a crash
 //   it is there whole or as it was before. An error of theirs can leave open whether it was written

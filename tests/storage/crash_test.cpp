@@ -45,8 +45,14 @@ TEST(CrashChild, DISABLED_StoresAndRemovesUntilKilled) {
   if (folder == nullptr) GTEST_SKIP() << "only for EveryKillLeavesWholeContexts";
   Random random(std::strtoull(std::getenv("PQCACHE_TEST_SEED"), nullptr, 10));
   const std::string path = folder;
-  const char* tiers = random.Below(2) == 0 ? "rocksdb:path=" : "memory:limit=4M+rocksdb:path=";
-  const auto store = OpenPageStore(tiers + path + "/store");
+  // With a memory tier, or with so little waiting that pages are written while others come.
+  const auto open = [&]() -> Result<std::unique_ptr<PageStore>> {
+    if (random.Below(2) == 0)
+      return OpenPageStore("memory:limit=4M+rocksdb:path=" + path + "/store");
+    PQCACHE_ASSIGN_OR_RETURN(auto alone, RocksDbPageStore::Open(path + "/store", nullptr, 1 << 18));
+    return std::unique_ptr<PageStore>(std::move(alone));
+  };
+  const auto store = open();
   ASSERT_OK(store);
   ASSERT_OK((*store)->RemoveUnreferenced());
   Journal journal(path + "/journal");  // says saved, removing or removed of each name
@@ -295,7 +301,7 @@ TEST_F(FragileStore, SavedContextsSurviveAPowerCut) {
   std::set<std::string> saved;
   for (int round = 0; round < 8; ++round) {
     {
-      const auto store = Open();
+      const auto store = Open(round % 2 == 0 ? kWaitingBytes : 1 << 18);
       ASSERT_OK(store);
       ASSERT_OK((*store)->RemoveUnreferenced());
       for (int i = 0; i < 2; ++i) {

@@ -20,7 +20,7 @@
 
 namespace pqcache::testing {
 
-// Full pages of rows of a context; saving all of them at once is a bulk write.
+// Full pages of rows of a context.
 inline constexpr int kSavedPages = 20;
 inline constexpr int kSavedDim = 128, kSavedPageTokens = 64;
 inline constexpr int kSavedTokens = kSavedPages * kSavedPageTokens;
@@ -52,8 +52,7 @@ inline std::vector<PageWrite> PagesOf(const std::string& name) {
   return pages;
 }
 
-// `small`: the pages come in small batches, which are buffered, instead of in one that becomes a
-// file at once.
+// `small`: the tokens come in small batches instead of all at once.
 inline Status SaveContext(PageStore* store, const std::string& name, bool small) {
   KvCacheOptions options;
   options.layers = options.kv_heads = 1;
