@@ -15,8 +15,8 @@
 namespace pqcache::storage {
 
 inline constexpr size_t kPageKeyBytes = 33;
-// The keys of one context, and of one layer and kind of it, begin with the same so many bytes.
-inline constexpr size_t kContextPrefixBytes = 16, kLayerPrefixBytes = 21;
+// The keys of one context, and of one layer of it, begin with the same so many bytes.
+inline constexpr size_t kContextPrefixBytes = 16, kLayerPrefixBytes = 20;
 
 // kPageKeyBytes bytes. Layer, head and page must not be negative.
 std::string EncodePageKey(const PageKey& key);

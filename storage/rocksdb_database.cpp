@@ -198,10 +198,20 @@ Status RocksDbDatabase::ChangeDurably(const char* action,
 }
 
 Status RocksDbDatabase::Repair() {
+  NoticeBackgroundErrors();
   if (!failed_) return Status::Ok();
   PQCACHE_RETURN_IF_ERROR(ReopenIfFailed());
   Mark();
   return Status::Ok();
+}
+
+// A merge of files that failed makes the next change fail.
+void RocksDbDatabase::NoticeBackgroundErrors() {
+  const std::shared_lock lock(mutex_);
+  uint64_t errors = 0;
+  if (db_ == nullptr) return;
+  db_->GetIntProperty(rocksdb::DB::Properties::kBackgroundErrors, &errors);
+  if (errors > 0) failed_ = true;
 }
 
 Status RocksDbDatabase::ReopenIfFailed() {

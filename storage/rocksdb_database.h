@@ -75,6 +75,7 @@ class RocksDbDatabase {
   Status OpenOnce(bool read_only);
   void Close();
   Status ProbeFolder() const;
+  void NoticeBackgroundErrors();
   Status ReopenIfFailed();
 
   const std::string path_;

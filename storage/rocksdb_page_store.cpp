@@ -29,9 +29,6 @@ namespace {
 // What RocksDB's MultiGet works on at a time; more would only pin more blocks.
 constexpr size_t kReadBatch = 32;
 
-// A file of fewer pages goes on with those of the next layer.
-constexpr uint64_t kMinFileBytes = 1 << 20;
-
 rocksdb::Slice Value(const PageBytes& page) {
   return {reinterpret_cast<const char*>(page.data()), page.size()};
 }
@@ -45,18 +42,11 @@ struct StoredRead {
 using Handles = RocksDbDatabase::Handles;
 using PageIterator = PageBuffer::Pages::const_iterator;
 
-// Of the file that begins there.
+// Of the file that begins there: it holds one layer of a context.
 PageIterator EndOfFile(PageIterator begin, PageIterator end) {
-  const auto same = [](const std::string& a, const std::string& b, size_t prefix) {
-    return a.compare(0, prefix, b, 0, prefix) == 0;
-  };
-  uint64_t bytes = 0;
-  for (auto it = begin, last = begin; it != end; last = it, ++it) {
-    if (!same(last->first, it->first, kContextPrefixBytes)) return it;
-    if (!same(last->first, it->first, kLayerPrefixBytes) && bytes >= kMinFileBytes) return it;
-    bytes += it->second->size();
-  }
-  return end;
+  return std::find_if(begin, end, [&](const auto& page) {
+    return page.first.compare(0, kLayerPrefixBytes, begin->first, 0, kLayerPrefixBytes) != 0;
+  });
 }
 
 }  // namespace
@@ -115,9 +105,9 @@ Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::stri
 
 Status RocksDbPageStore::Put(std::span<const PageWrite> pages) { return impl_->buffer.Put(pages); }
 
-// Sorted files are written once, synced, and become part of the store in one step. A file ends with
-// a layer, so that it does not overlap those of later tokens, which would have to be merged; and
-// with a context, so that it goes when the context goes.
+// Sorted files are written once, synced, and become part of the store in one step. With one layer
+// in a file, it does not overlap those of later tokens, which would have to be merged; and it goes
+// when its context goes.
 Status RocksDbPageStore::Impl::Write(const PageBuffer::Pages& pages) {
   PQCACHE_RETURN_IF_ERROR(database->Repair());
   std::vector<std::string> files;
