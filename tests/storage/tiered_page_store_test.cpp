@@ -67,7 +67,7 @@ class StoreBelow final : public StoreOfCopies {
   }
 
   std::atomic<bool> fail = false;
-  int syncs = 0;
+  std::atomic<int> syncs = 0;
   std::vector<size_t> batches;
   std::function<void()> after_put;
   std::function<void()> after_read;
