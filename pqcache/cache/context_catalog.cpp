@@ -76,8 +76,23 @@ Result<std::optional<StoredPrefix>> ContextCatalog::Match(const ContextIdentity&
 }
 
 Result<std::vector<int64_t>> ContextCatalog::ReadTokens(const ContextManifest& manifest) const {
+  const std::vector<PageKey> keys = StoredPageKeys(manifest, -1);
+  const size_t copies = static_cast<size_t>(TokenCopies(manifest));
+  const size_t pages = keys.size() / copies;
+  Status failure;
+  for (size_t copy = 0; copy < copies; ++copy) {
+    Result<std::vector<int64_t>> tokens =
+        ReadTokenPages(manifest, std::span(keys).subspan(copy * pages, pages));
+    if (tokens.ok()) return tokens;
+    if (failure.ok()) failure = tokens.status();
+  }
+  return failure;
+}
+
+Result<std::vector<int64_t>> ContextCatalog::ReadTokenPages(const ContextManifest& manifest,
+                                                            std::span<const PageKey> keys) const {
   std::vector<PageRead> reads;
-  for (const PageKey& key : StoredPageKeys(manifest, -1)) {
+  for (const PageKey& key : keys) {
     reads.push_back({key, nullptr, Status::Ok()});
   }
   store_->Read(reads);

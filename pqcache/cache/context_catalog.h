@@ -42,7 +42,7 @@ class ContextCatalog {
   Result<std::optional<StoredPrefix>> Match(const ContextIdentity& identity,
                                             const std::optional<StoredCodes>& codes,
                                             std::span<const int64_t> tokens, int64_t limit) const;
-  // The ids of its tokens, checked against the hash chain.
+  // The ids of its tokens, from the first copy that can be read, checked against the hash chain.
   Result<std::vector<int64_t>> ReadTokens(const ContextManifest& manifest) const;
   // Reads every page as its user would: of one that several tiers hold, the nearest. An error only
   // if that could not be done at all.
@@ -55,6 +55,9 @@ class ContextCatalog {
   Status RemovePages(const ContextManifest& manifest) const;
 
  private:
+  Result<std::vector<int64_t>> ReadTokenPages(const ContextManifest& manifest,
+                                              std::span<const PageKey> keys) const;
+
   PageStore* const store_;
   const Fingerprint tenant_;
 };

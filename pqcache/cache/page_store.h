@@ -44,7 +44,7 @@ enum class PageKind : uint8_t {
   kRows = 0,       // exact keys and values (or values alone) of tokens
   kCodes = 1,      // codes of tokens
   kValueSums = 2,  // sums of the values of blocks of tokens
-  kTokens = 3,     // token ids; layer and head are 0
+  kTokens = 3,     // token ids; head is 0, layer the number of the copy
 };
 
 struct PageKey {

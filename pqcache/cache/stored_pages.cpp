@@ -81,6 +81,8 @@ bool RefersTo(const ContextManifest& manifest, const ContextId& context) {
   return std::find(referenced.begin(), referenced.end(), context) != referenced.end();
 }
 
+int TokenCopies(const ContextManifest& manifest) { return std::min(3, manifest.identity.layers); }
+
 int64_t StoredPageCount(const ContextManifest& manifest) {
   return static_cast<int64_t>(StoredPageKeys(manifest, -1).size()) +
          manifest.identity.layers * static_cast<int64_t>(StoredPageKeys(manifest, 0).size());
@@ -88,22 +90,24 @@ int64_t StoredPageCount(const ContextManifest& manifest) {
 
 std::vector<PageKey> StoredPageKeys(const ContextManifest& manifest, int layer) {
   std::vector<PageKey> keys;
-  const auto add = [&](PageKind kind, int head) {
+  const auto add = [&](PageKind kind, int of_layer, int head) {
     const int64_t per_page = StoredShape(manifest, kind).page_tokens;
     for (int64_t page = 0; page * per_page < RowsOf(manifest, kind); ++page) {
       if (kind == PageKind::kRows) {
-        keys.push_back(RowPageKey(manifest, layer, head, page));
+        keys.push_back(RowPageKey(manifest, of_layer, head, page));
       } else {
-        keys.push_back({manifest.id(), std::max(layer, 0), head, page, kind});
+        keys.push_back({manifest.id(), of_layer, head, page, kind});
       }
     }
   };
   if (layer < 0) {
-    add(PageKind::kTokens, 0);
+    for (int copy = 0; copy < TokenCopies(manifest); ++copy) add(PageKind::kTokens, copy, 0);
     return keys;
   }
   for (int head = 0; head < manifest.identity.kv_heads; ++head) {
-    for (PageKind kind : {PageKind::kRows, PageKind::kCodes, PageKind::kValueSums}) add(kind, head);
+    for (PageKind kind : {PageKind::kRows, PageKind::kCodes, PageKind::kValueSums}) {
+      add(kind, layer, head);
+    }
   }
   return keys;
 }

@@ -34,10 +34,14 @@ Status CheckStoredPage(const ContextManifest& manifest, const PageBytes& page);
 // True if `context` is one of them.
 bool RefersTo(const ContextManifest& manifest, const ContextId& context);
 
+// Token ids are small, and without them nothing can be computed again: so many copies lie beside
+// the pages of the first layers, which a cluster spreads over its servers.
+int TokenCopies(const ContextManifest& manifest);
+
 // Of all kinds, layers and heads.
 int64_t StoredPageCount(const ContextManifest& manifest);
 
-// Keys of every page of a layer; layer -1: of the token ids.
+// Keys of every page of a layer; layer -1: of the token ids, one copy after the other.
 std::vector<PageKey> StoredPageKeys(const ContextManifest& manifest, int layer);
 
 }  // namespace pqcache

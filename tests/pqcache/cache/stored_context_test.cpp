@@ -422,6 +422,24 @@ TEST_F(StoredContext, LostAndDamagedPagesAreErrorsOfTheirLayer) {
             std::vector<int64_t>(tokens_.begin(), tokens_.begin() + 300));
 }
 
+TEST_F(StoredContext, TokenIdsAreReadFromAnyOfTheirCopies) {
+  ASSERT_TRUE(Save(Computed(300).get(), "c", 300));
+  const ContextManifest manifest = *Catalog().Find("c");
+  ASSERT_EQ(TokenCopies(manifest), kLayers);
+  const std::vector<int64_t> expected(tokens_.begin(), tokens_.begin() + 300);
+  for (int lost = 0; lost < kLayers; ++lost) {
+    store_.loses = [=](const PageKey& key) {
+      return key.kind == PageKind::kTokens && key.layer == lost;
+    };
+    const auto tokens = Catalog().ReadTokens(manifest);
+    ASSERT_OK(tokens);
+    EXPECT_EQ(*tokens, expected);
+    EXPECT_EQ(Catalog().Verify(manifest)->missing, 1);
+  }
+  store_.loses = [](const PageKey& key) { return key.kind == PageKind::kTokens; };
+  ExpectError(Catalog().ReadTokens(manifest), StatusCode::kNotFound, "stored context c");
+}
+
 TEST_F(StoredContext, AFailedBeginningIsTheErrorOfEveryLayer) {
   ASSERT_TRUE(Save(Computed(300).get(), "c", 300));
   const ContextManifest manifest = *Catalog().Find("c");
