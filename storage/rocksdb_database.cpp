@@ -43,6 +43,19 @@ std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix
   return files;
 }
 
+// Without CURRENT, RocksDB would begin a new database and delete the tables of the old one.
+Status CheckNotBeheaded(const std::string& path) {
+  std::error_code error;
+  if (fs::exists(path + "/CURRENT", error)) return Status::Ok();
+  bool used = fs::exists(path + "/" + kFolderMarker + ".manifest", error);
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    used = used || it->path().extension() == ".sst";
+  }
+  if (!used && !error) return Status::Ok();
+  return Status::Corruption("rocksdb store " + path + ": has no CURRENT, expected it beside the " +
+                            "files that were written; nothing was changed");
+}
+
 // The first table that could not be opened because it is not there, e.g. "000123.sst"; or empty.
 // Some of RocksDB's messages call it "000123.ldb", an older name.
 std::string MissingTable(const Status& opened) {
@@ -109,6 +122,7 @@ Status RocksDbDatabase::LockFolder() {
 }
 
 Status RocksDbDatabase::OpenFiles() {
+  PQCACHE_RETURN_IF_ERROR(CheckNotBeheaded(path_));
   const Status opened = OpenOnce(/*read_only=*/false);
   return MissingTable(opened).empty() ? opened : OpenWithTables(opened);
 }

@@ -163,6 +163,26 @@ TEST_F(DamagedFolder, EveryByteOfTheListOfFilesCounts) {
   }
 }
 
+// RocksDB would take the folder for a new one and delete its tables.
+TEST_F(DamagedFolder, WithoutCurrentItIsRefusedAndLeftAlone) {
+  for (const bool marked : {true, false}) {
+    const std::string copy = dir_.File(marked ? "marked" : "unmarked_copy");
+    fs::copy(dir_.File("whole"), copy);
+    fs::remove(copy + "/CURRENT");
+    if (!marked) fs::remove(copy + "/PQCACHE_STORE.manifest");
+    for (int i = 0; i < 2; ++i) {
+      const auto store = OpenPageStore("rocksdb:path=" + copy);
+      ASSERT_FALSE(store.ok());
+      EXPECT_EQ(store.status().code(), StatusCode::kCorruption) << store.status().message();
+      for (const auto& [name, bytes] : files_) {
+        if (KindOf(name) == "sst") {
+          EXPECT_TRUE(fs::exists(copy + "/" + name)) << name;
+        }
+      }
+    }
+  }
+}
+
 // What was written is durable without a mark: saving must not fail, or its pages would go.
 TEST_F(DamagedFolder, AMarkThatCannotBeWrittenIsNoFailure) {
   const std::string folder = dir_.File("unmarked");
