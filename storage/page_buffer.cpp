@@ -1,19 +1,13 @@
 #include "storage/page_buffer.h"
 
-#include <cstring>
 #include <utility>
 
 #include "pqcache/base/check.h"
+#include "pqcache/cache/page_codec.h"
 #include "storage/page_key_codec.h"
 
 namespace pqcache::storage {
 namespace {
-
-PageRef Copy(const PageBytes& page) {
-  auto copy = std::make_shared<PageBytes>(PageBytes::ForOverwrite(page.size()));
-  std::memcpy(copy->data(), page.data(), copy->size());
-  return copy;
-}
 
 uint64_t BytesOf(const PageBuffer::Pages& pages) {
   uint64_t bytes = 0;
@@ -27,10 +21,11 @@ Status PageBuffer::Put(std::span<const PageWrite> pages) {
   Pages batch;
   for (const PageWrite& write : pages) {
     PQCACHE_CHECK(write.page != nullptr, "a page to put is null");
-    batch.insert_or_assign(EncodePageKey(write.key), Copy(*write.page));
+    batch.insert_or_assign(EncodePageKey(write.key),
+                           CopyPage(write.page->data(), write.page->size()));
   }
   std::unique_lock lock(mutex_);
-  const auto has_room = [&] { return waiting_bytes_ < limit_ || writes_started_ == writes_ended_; };
+  const auto has_room = [&] { return waiting_bytes_ < limit_ || idle(); };
   written_.wait(lock, has_room);
   while (!outcome_.ok()) {
     lock.unlock();
@@ -46,13 +41,13 @@ Status PageBuffer::Put(std::span<const PageWrite> pages) {
     waiting_.erase(older);
   }
   waiting_.merge(batch);
-  if (waiting_bytes_ >= limit_ && writes_started_ == writes_ended_) StartWriting();
+  if (waiting_bytes_ >= limit_ && idle()) StartWriting();
   return Status::Ok();
 }
 
 Status PageBuffer::Flush() {
   std::unique_lock lock(mutex_);
-  written_.wait(lock, [&] { return writes_started_ == writes_ended_; });
+  written_.wait(lock, [&] { return idle(); });
   if (waiting_.empty()) {  // what could not be written, if anything, was removed
     outcome_ = Status::Ok();
     return outcome_;
@@ -85,7 +80,7 @@ void PageBuffer::Write() {
 
 void PageBuffer::Remove(const std::string& begin, const std::string& end) {
   std::unique_lock lock(mutex_);
-  written_.wait(lock, [&] { return writes_started_ == writes_ended_; });
+  written_.wait(lock, [&] { return idle(); });
   waiting_.erase(waiting_.lower_bound(begin), waiting_.lower_bound(end));
   waiting_bytes_ = BytesOf(waiting_);
 }
@@ -102,7 +97,7 @@ std::vector<PageRef> PageBuffer::Find(std::span<const std::string> keys) const {
     }
   }
   for (PageRef& page : found) {
-    if (page != nullptr) page = Copy(*page);
+    if (page != nullptr) page = CopyPage(page->data(), page->size());
   }
   return found;
 }

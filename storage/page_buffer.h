@@ -40,6 +40,7 @@ class PageBuffer {
   std::vector<PageRef> Find(std::span<const std::string> keys) const;
 
  private:
+  bool idle() const { return writes_started_ == writes_ended_; }
   void StartWriting();
   void Write();
 

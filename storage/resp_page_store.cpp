@@ -1,7 +1,6 @@
 #include "storage/resp_page_store.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <set>
 
@@ -246,8 +245,7 @@ bool RespPageStore::Accept(const Result<RespReply>& reply, PageRead* read) {
   } else if (!reply->is(Kind::kString)) {
     read->status = Unexpected("read", *reply, "a page").Annotate(name);
   } else {
-    auto page = std::make_shared<PageBytes>(PageBytes::ForOverwrite(reply->text.size()));
-    if (!reply->text.empty()) std::memcpy(page->data(), reply->text.data(), page->size());
+    PageRef page = CopyPage(reply->text.data(), reply->text.size());
     read->status = VerifyPage(page->span(), read->key).Annotate(name + ": resp store");
     if (read->status.ok()) read->page = std::move(page);
   }

@@ -95,6 +95,12 @@ rocksdb::Options StoreOptions() {
   return options;
 }
 
+rocksdb::WriteOptions WithoutLog() {
+  rocksdb::WriteOptions options;
+  options.disableWAL = true;
+  return options;
+}
+
 std::string RocksDbVersion() { return rocksdb::GetRocksVersionAsString(); }
 
 Status CallRocksDb(const std::string& path, const char* action,

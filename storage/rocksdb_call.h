@@ -11,12 +11,16 @@
 namespace rocksdb {
 class Status;
 struct Options;
+struct WriteOptions;
 }  // namespace rocksdb
 
 namespace pqcache::storage {
 
 // How a store's folder is opened: everything that its files or its memory depend on.
 rocksdb::Options StoreOptions();
+
+// Of every write: there is no log.
+rocksdb::WriteOptions WithoutLog();
 
 // The column family of the records; pages lie in the default one.
 inline constexpr char kRecordFamily[] = "records";

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstring>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -190,8 +189,7 @@ void RocksDbPageStore::Impl::ReadBatch(std::span<StoredRead> reads, const Handle
 
 // Copies first and verifies the copy: that is the memory which will be used.
 Status RocksDbPageStore::Impl::Accept(const rocksdb::Slice& value, PageRead* read) const {
-  auto page = std::make_shared<PageBytes>(PageBytes::ForOverwrite(value.size()));
-  if (!value.empty()) std::memcpy(page->data(), value.data(), value.size());
+  PageRef page = CopyPage(value.data(), value.size());
   const Status status = VerifyPage(page->span(), read->key);
   if (!status.ok()) return status.Annotate("rocksdb store " + database->path());
   read->page = std::move(page);
@@ -239,12 +237,9 @@ Result<bool> RocksDbPageStore::Impl::HasPagesIn(const rocksdb::Slice& begin,
 // Pages of files that are being merged, or that newer ones overlap.
 Status RocksDbPageStore::Impl::RemoveOneByOne(const rocksdb::Slice& begin,
                                               const rocksdb::Slice& end) {
-  PQCACHE_RETURN_IF_ERROR(
-      database->ChangeDurably("remove context", &Handles::pages, [&](const Handles& h) {
-        rocksdb::WriteOptions options;
-        options.disableWAL = true;
-        return h.db->DeleteRange(options, h.pages, begin, end);
-      }));
+  PQCACHE_RETURN_IF_ERROR(database->ChangeDurably(
+      "remove context", &Handles::pages,
+      [&](const Handles& h) { return h.db->DeleteRange(WithoutLog(), h.pages, begin, end); }));
   return database->Change("compact after removal", [&](const Handles& h) {
     // On a nearly full disk a later compaction gives the space back.
     const rocksdb::Range range(begin, end);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "storage/page_key_codec.h"
+#include "storage/rocksdb_call.h"
 #include "storage/rocksdb_database.h"
 
 namespace pqcache::storage {
@@ -14,25 +15,20 @@ namespace {
 
 using Handles = RocksDbDatabase::Handles;
 
-Status NoRecord(const RecordKey& key) {
-  return Status::NotFound("record " + key.name + ": no such record");
-}
-
 }  // namespace
 
 Result<bool> RocksDbRecords::Put(const RecordKey& key, std::string_view value) {
-  PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
-  const std::lock_guard lock(write_mutex_);
-  PQCACHE_RETURN_IF_ERROR(RestoreNow());
-  const std::string stored = EncodeRecordKey(key);
-  PQCACHE_ASSIGN_OR_RETURN(const Value present, Find(stored));
-  if (present.has_value()) return false;
-  PQCACHE_RETURN_IF_ERROR(Write(stored, present, std::string(value)));
-  return true;
+  return Exchange(key, std::nullopt, value);
 }
 
 Result<bool> RocksDbRecords::Replace(const RecordKey& key, std::string_view expected,
                                      std::string_view value) {
+  return Exchange(key, expected, value);
+}
+
+Result<bool> RocksDbRecords::Exchange(const RecordKey& key,
+                                      std::optional<std::string_view> expected,
+                                      std::string_view value) {
   PQCACHE_RETURN_IF_ERROR(CheckRecord(key, value));
   const std::lock_guard lock(write_mutex_);
   PQCACHE_RETURN_IF_ERROR(RestoreNow());
@@ -77,10 +73,8 @@ Status RocksDbRecords::Write(const std::string& key, const Value& before, const 
 
 Status RocksDbRecords::WriteDurably(const std::string& key, const Value& value) {
   return database_->ChangeDurably("write record", &Handles::records, [&](const Handles& h) {
-    rocksdb::WriteOptions options;
-    options.disableWAL = true;
-    return value.has_value() ? h.db->Put(options, h.records, key, *value)
-                             : h.db->Delete(options, h.records, key);
+    return value.has_value() ? h.db->Put(WithoutLog(), h.records, key, *value)
+                             : h.db->Delete(WithoutLog(), h.records, key);
   });
 }
 
@@ -99,7 +93,9 @@ Result<RocksDbRecords::Value> RocksDbRecords::Find(const std::string& key) const
 Result<std::string> RocksDbRecords::Get(const RecordKey& key) const {
   Result<Value> found = Find(EncodeRecordKey(key));
   if (!found.ok()) return found.status().Annotate("record " + key.name);
-  if (!found->has_value()) return NoRecord(key);
+  if (!found->has_value()) {
+    return Status::NotFound("record " + key.name + ": no such record");
+  }
   return **std::move(found);
 }
 

@@ -38,6 +38,9 @@ class RocksDbRecords {
     Value before;
   };
 
+  // False, and nothing changed, if the record was not as expected.
+  Result<bool> Exchange(const RecordKey& key, std::optional<std::string_view> expected,
+                        std::string_view value);
   Result<Value> Find(const std::string& key) const;
   Status Write(const std::string& key, const Value& before, const Value& value);
   Status RestoreNow();

@@ -266,4 +266,10 @@ Status VerifyPage(std::span<const uint8_t> bytes, const PageKey& expected) {
   return Bad("page number", std::to_string(found.page), std::to_string(expected.page));
 }
 
+PageRef CopyPage(const void* bytes, size_t size) {
+  auto page = std::make_shared<PageBytes>(PageBytes::ForOverwrite(size));
+  if (size > 0) std::memcpy(page->data(), bytes, size);
+  return page;
+}
+
 }  // namespace pqcache

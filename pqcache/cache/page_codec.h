@@ -67,6 +67,9 @@ Result<PageHeader> DecodePageHeader(std::span<const uint8_t> bytes);
 // DecodePage, and the identity must be `expected`.
 Status VerifyPage(std::span<const uint8_t> bytes, const PageKey& expected);
 
+// A page of its own with these bytes, which are not looked at.
+PageRef CopyPage(const void* bytes, size_t size);
+
 // The body; the bytes must have passed DecodePage.
 inline const uint8_t* PageRows(const PageBytes& page) { return page.data() + kPageHeaderBytes; }
 

@@ -23,24 +23,19 @@ namespace {
 
 using namespace pqcache::testing;
 
-PageRef CopyOf(const PageRef& page) {
-  auto copy = std::make_shared<PageBytes>(page->size());
-  std::memcpy(copy->data(), page->data(), page->size());
-  return copy;
-}
-
 // Pages outside of the tier's memory: like a disk, it shares no buffer with anybody.
 class StoreOfCopies : public testing::ForwardingStore {
  public:
   Status Put(std::span<const PageWrite> pages) override {
     std::vector<PageWrite> copies;
-    for (const PageWrite& write : pages) copies.push_back({write.key, CopyOf(write.page)});
+    for (const PageWrite& write : pages)
+      copies.push_back({write.key, CopyPage(write.page->data(), write.page->size())});
     return ForwardingStore::Put(copies);
   }
   void Read(std::span<PageRead> pages) override {
     ForwardingStore::Read(pages);
     for (PageRead& read : pages) {
-      if (read.page != nullptr) read.page = CopyOf(read.page);
+      if (read.page != nullptr) read.page = CopyPage(read.page->data(), read.page->size());
     }
   }
 };

@@ -32,4 +32,14 @@ struct MiniTokenizer {
   }
 };
 
+// A list of `steps` normalizers or decoders, each of which doubles every "a".
+inline std::string DoublingSteps(int steps) {
+  std::string list;
+  for (int i = 0; i < steps; ++i) {
+    list += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},)";
+  }
+  list.pop_back();
+  return list;
+}
+
 }  // namespace pqcache::attention

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/attention/tokenizer/mini_tokenizer.h"
 #include "tests/support/status_matchers.h"
 
 namespace pqcache::attention {
@@ -80,12 +81,7 @@ TEST(NormalizerTest, UnknownIsRefusedByName) {
 
 TEST(NormalizerTest, StepsThatTogetherGrowATextTooMuchAreRefused) {
   const auto doubled = [](int steps) {
-    std::string list;
-    for (int i = 0; i < steps; ++i) {
-      list += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},)";
-    }
-    list.pop_back();
-    return R"({"type": "Sequence", "normalizers": [)" + list + "]}";
+    return R"({"type": "Sequence", "normalizers": [)" + DoublingSteps(steps) + "]}";
   };
   EXPECT_EQ(Normalized(doubled(6), "ab"), std::string(64, 'a') + "b");
   for (const int steps : {7, 40, 2000}) {

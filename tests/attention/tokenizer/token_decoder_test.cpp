@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "attention/tokenizer/unicode.h"
+#include "tests/attention/tokenizer/mini_tokenizer.h"
 #include "tests/support/status_matchers.h"
 
 namespace pqcache::attention {
@@ -101,14 +102,7 @@ TEST(DecoderTest, UnknownIsRefusedByName) {
 }
 
 TEST(DecoderTest, StepsThatTogetherGrowATextTooMuchAreRefused) {
-  const auto doubled = [](int steps) {
-    std::string list;
-    for (int i = 0; i < steps; ++i) {
-      list += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},)";
-    }
-    list.pop_back();
-    return Sequence(list);
-  };
+  const auto doubled = [](int steps) { return Sequence(DoublingSteps(steps)); };
   EXPECT_EQ(RunAll(doubled(6), {"a"})[0].size(), 64u);
   for (const int steps : {7, 40}) {
     testing::ExpectError(FromText(doubled(steps)), StatusCode::kUnsupported,
