@@ -1,6 +1,8 @@
 #include "storage/manifest_mark.h"
 
+#include <filesystem>
 #include <sstream>
+#include <system_error>
 
 #include "pqcache/base/checksum.h"
 #include "pqcache/base/file_io.h"
@@ -46,8 +48,7 @@ Status CheckManifestMark(const std::string& path) {
                                : "differs in the first";
   return Status::Corruption("rocksdb store " + path + ": " + manifest + " " + what + " " +
                             std::to_string(bytes) + " that were synced; what was stored last may " +
-                            "not be in it. To open the store all the same, remove " +
-                            MarkFile(path));
+                            "not be in it");
 }
 
 Status WriteManifestMark(const std::string& path, std::string_view manifest, uint64_t bytes) {
@@ -59,6 +60,13 @@ Status WriteManifestMark(const std::string& path, std::string_view manifest, uin
                            std::to_string(bytes));
   }
   return WriteFileAtomically(MarkFile(path), Line(manifest, bytes, Checksum64(list.data(), bytes)));
+}
+
+Status RemoveManifestMark(const std::string& path) {
+  std::error_code error;
+  std::filesystem::remove(MarkFile(path), error);
+  if (!error) return Status::Ok();
+  return Status::IoError(MarkFile(path) + ": cannot remove: " + error.message());
 }
 
 }  // namespace pqcache::storage

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "pqcache/base/log.h"
@@ -28,6 +30,8 @@ constexpr uint64_t kProbeBytes = 1 << 20;
 // Files that were being written when a process was killed. Tables become the store's by a move.
 const std::string kTablePrefix = std::string(kFolderMarker) + ".ingest-";
 const std::string kMarkPrefix = std::string(kFolderMarker) + ".manifest.tmp.";
+// Where RocksDB moves what it cannot repair.
+constexpr char kLostFolder[] = "lost";
 const std::string kProbe = std::string(kFolderMarker) + ".probe";
 
 // In the order in which they were written.
@@ -43,15 +47,31 @@ std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix
   return files;
 }
 
+std::set<std::string> Tables(const std::string& path) {
+  std::set<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".sst") names.insert(it->path().filename().string());
+  }
+  return names;
+}
+
+// RocksDB makes one at every opening, for writes that this store does not send there.
+void RemoveEmptyLogs(const std::string& path) {
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    std::error_code ignored;
+    const bool empty = it->file_size(ignored) == 0;
+    if (it->path().extension() == ".log" && empty) fs::remove(it->path(), ignored);
+  }
+}
+
 // Without CURRENT, RocksDB would begin a new database and delete the tables of the old one.
 Status CheckNotBeheaded(const std::string& path) {
   std::error_code error;
   if (fs::exists(path + "/CURRENT", error)) return Status::Ok();
-  bool used = fs::exists(path + "/" + kFolderMarker + ".manifest", error);
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    used = used || it->path().extension() == ".sst";
-  }
-  if (!used && !error) return Status::Ok();
+  const bool marked = fs::exists(path + "/" + kFolderMarker + ".manifest", error);
+  if (!marked && Tables(path).empty()) return Status::Ok();
   return Status::Corruption("rocksdb store " + path + ": has no CURRENT, expected it beside the " +
                             "files that were written; nothing was changed");
 }
@@ -83,8 +103,7 @@ Status ExplainLock(const std::string& path, const Status& status) {
   }
   return Status::IoError("rocksdb store " + path + ": is in use by " +
                          (holder ? "process " + std::to_string(*holder) : "another process") +
-                         ", expected a folder that no other store holds (" + status.message() +
-                         ")");
+                         ", expected a folder that no other store holds");
 }
 
 }  // namespace
@@ -105,6 +124,7 @@ Result<std::unique_ptr<RocksDbDatabase>> RocksDbDatabase::Open(const std::string
   std::unique_ptr<RocksDbDatabase> database(new RocksDbDatabase(path, env));
   PQCACHE_RETURN_IF_ERROR(database->LockFolder());
   PQCACHE_RETURN_IF_ERROR(CheckManifestMark(path));
+  RemoveEmptyLogs(path);
   PQCACHE_RETURN_IF_ERROR(database->OpenFiles());
   database->Mark();
   std::error_code ignored;
@@ -112,6 +132,19 @@ Result<std::unique_ptr<RocksDbDatabase>> RocksDbDatabase::Open(const std::string
     for (const fs::path& file : FilesOf(path, prefix)) fs::remove(file, ignored);
   }
   return database;
+}
+
+Result<std::vector<std::string>> RocksDbDatabase::Rebuild(const std::string& path) {
+  PQCACHE_RETURN_IF_ERROR(CheckStoreFolder(path).Annotate("rocksdb store"));
+  RocksDbDatabase database(path, nullptr);
+  PQCACHE_RETURN_IF_ERROR(database.LockFolder());
+  const std::set<std::string> before = Tables(path + "/" + kLostFolder);
+  PQCACHE_RETURN_IF_ERROR(
+      CallRocksDb(path, "repair", [&] { return rocksdb::RepairDB(path, *database.options_); }));
+  PQCACHE_RETURN_IF_ERROR(RemoveManifestMark(path));
+  std::vector<std::string> lost;
+  std::ranges::set_difference(Tables(path + "/" + kLostFolder), before, std::back_inserter(lost));
+  return lost;
 }
 
 Status RocksDbDatabase::LockFolder() {

@@ -21,6 +21,7 @@
 #include "storage/rocksdb_call.h"
 #include "storage/rocksdb_database.h"
 #include "storage/rocksdb_records.h"
+#include "storage/store_folder.h"
 
 namespace pqcache::storage {
 namespace {
@@ -37,6 +38,14 @@ struct StoredRead {
   PageRead* read;
   std::string key;
 };
+
+Result<std::string> FolderOf(const SpecString& spec) {
+  static constexpr std::string_view kKnown[] = {"path"};
+  PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
+  std::string path = spec.StringOr("path", "");
+  if (!path.empty()) return path;
+  return Status::InvalidArgument(spec.name + ": has no path, expected " + spec.name + ":path=DIR");
+}
 
 using Handles = RocksDbDatabase::Handles;
 using PageIterator = PageBuffer::Pages::const_iterator;
@@ -81,17 +90,20 @@ RocksDbPageStore::~RocksDbPageStore() {
   Log(LogLevel::kWarning, "a record that was not written may show up later: " + status.message());
 }
 
-Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec) {
-  static constexpr std::string_view kKnown[] = {"path"};
-  PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
-  const std::string path = spec.StringOr("path", "");
-  if (path.empty()) {
-    return Status::InvalidArgument(spec.name + ": has no path, expected " + spec.name +
-                                   ":path=DIR");
+Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec,
+                                                          bool make_if_missing) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::string path, FolderOf(spec));
+  if (!make_if_missing) {
+    PQCACHE_RETURN_IF_ERROR(CheckStoreFolder(path).Annotate("rocksdb store"));
   }
   PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<RocksDbPageStore> store,
                            Open(path, nullptr, kWaitingBytes));
   return std::unique_ptr<PageStore>(std::move(store));
+}
+
+Result<std::vector<std::string>> RocksDbPageStore::RepairFolder(const SpecString& spec) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::string path, FolderOf(spec));
+  return RocksDbDatabase::Rebuild(path);
 }
 
 Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::string& path,
@@ -124,10 +136,11 @@ Status RocksDbPageStore::Impl::Write(const PageBuffer::Pages& pages) {
 
 Status RocksDbPageStore::Impl::WriteTable(const std::string& file, PageIterator begin,
                                           PageIterator end) {
-  return CallRocksDb(database->path(), "write pages", [&] {
+  return database->Read("write pages", [&](const Handles& h) {
     rocksdb::EnvOptions io;
     io.bytes_per_sync = 1 << 20;  // so that the disk works before the file is whole
-    rocksdb::SstFileWriter writer(io, database->options(), /*column_family=*/nullptr,
+    // The family is named in the file: a repair goes by that.
+    rocksdb::SstFileWriter writer(io, database->options(), h.pages,
                                   /*invalidate_page_cache=*/false);
     rocksdb::Status s = writer.Open(file);
     for (auto it = begin; s.ok() && it != end; ++it) s = writer.Put(it->first, Value(*it->second));

@@ -40,12 +40,16 @@ class RocksDbPageStore final : public PageStore {
   // Also the name of its tier in PageStoreStats.
   static constexpr std::string_view kName = "rocksdb";
 
-  // Errors as PrepareStoreFolder's; IoError naming the process if another one holds the folder;
-  // Corruption if the files in it are damaged beyond opening.
-  static Result<std::unique_ptr<PageStore>> Open(const SpecString& spec);
-  // `env` is borrowed: RocksDB's files go through it. nullptr: the system's.
+  // Errors as PrepareStoreFolder's, or if it is not to be made, NotFound; IoError naming the
+  // process if another one holds the folder; Corruption if the files in it are damaged beyond
+  // opening.
+  static Result<std::unique_ptr<PageStore>> Open(const SpecString& spec, bool make_if_missing);
+  // Makes it if missing. `env` is borrowed: RocksDB's files go through it. nullptr: the system's.
   static Result<std::unique_ptr<RocksDbPageStore>> Open(const std::string& path, rocksdb::Env* env,
                                                         uint64_t waiting_bytes = kWaitingBytes);
+
+  // RocksDbDatabase::Rebuild of the path.
+  static Result<std::vector<std::string>> RepairFolder(const SpecString& spec);
 
   ~RocksDbPageStore() override;
 

@@ -92,8 +92,13 @@ Status PrepareStoreFolder(const std::string& path) {
 
 Status CheckStoreFolder(const std::string& path) {
   const std::string marker = (fs::path(path) / kFolderMarker).string();
-  PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(marker, 4096));
-  return CheckMarker(marker, text);
+  const Result<std::string> text = ReadFile(marker, 4096);
+  if (text.status().code() == StatusCode::kNotFound) {
+    return Status::NotFound(path + ": has no file " + kFolderMarker +
+                            ", expected a page store that is there already");
+  }
+  PQCACHE_RETURN_IF_ERROR(text.status());
+  return CheckMarker(marker, *text);
 }
 
 std::optional<int> LockHolder(const std::string& file) {

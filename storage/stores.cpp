@@ -15,13 +15,16 @@ namespace {
 constexpr PageStoreEntry kPageStores[] = {
     {MemoryPageStore::kName,
      "host memory; limit=BYTES. Alone it holds all pages, in front of another store it caches them",
-     false, MemoryPageStore::Open},
+     false, [](const SpecString& spec, OpenMode) { return MemoryPageStore::Open(spec); }, nullptr},
     {RocksDbPageStore::kName, "RocksDB folder on a local disk; path=DIR", true,
-     [](const SpecString& spec) { return RocksDbPageStore::Open(spec); }},
+     [](const SpecString& spec, OpenMode mode) {
+       return RocksDbPageStore::Open(spec, mode == OpenMode::kMakeIfMissing);
+     },
+     RocksDbPageStore::RepairFolder},
     {RespPageStore::kName,
      "any server or cluster that speaks the Redis protocol; host=H,port=P, password in "
      "PQCACHE_RESP_PASSWORD",
-     true, RespPageStore::Open},
+     true, [](const SpecString& spec, OpenMode) { return RespPageStore::Open(spec); }, nullptr},
 };
 
 std::string KnownStores() {
@@ -77,7 +80,8 @@ Result<std::unique_ptr<PageStore>> StackTier(const SpecString& tier,
     return std::unique_ptr<PageStore>(std::make_unique<TieredPageStore>(limit, std::move(below)));
   }
   PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* entry, FindStore(tier.name));
-  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> near, entry->open(tier));
+  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> near,
+                           entry->open(tier, OpenMode::kMakeIfMissing));
   return std::unique_ptr<PageStore>(
       std::make_unique<LayeredPageStore>(std::move(near), std::move(below)));
 }
@@ -86,7 +90,7 @@ Result<std::unique_ptr<PageStore>> StackTier(const SpecString& tier,
 
 std::span<const PageStoreEntry> PageStores() { return kPageStores; }
 
-Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec) {
+Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec, OpenMode mode) {
   PQCACHE_ASSIGN_OR_RETURN(const std::vector<SpecString> tiers, ParseTiers(spec));
   PQCACHE_RETURN_IF_ERROR(CheckOrder(spec, tiers));
   PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* last, FindStore(tiers.back().name));
@@ -94,11 +98,34 @@ Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec) {
   if (tiers.front().name == MemoryPageStore::kName) {
     PQCACHE_RETURN_IF_ERROR(ParseMemoryLimit(tiers.front()).status());
   }
-  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> store, last->open(tiers.back()));
+  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> store, last->open(tiers.back(), mode));
   for (size_t i = tiers.size() - 1; i-- > 0;) {
     PQCACHE_ASSIGN_OR_RETURN(store, StackTier(tiers[i], std::move(store)));
   }
   return store;
+}
+
+Result<std::vector<std::string>> RepairPageStore(std::string_view spec) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::vector<SpecString> tiers, ParseTiers(spec));
+  for (const SpecString& tier : tiers) {
+    PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* entry, FindStore(tier.name));
+    if (entry->repair != nullptr) return entry->repair(tier);
+  }
+  return Status::InvalidArgument("store '" + std::string(spec) +
+                                 "' has no folder, expected a tier on a local disk");
+}
+
+Status CheckDurable(std::string_view spec) {
+  PQCACHE_ASSIGN_OR_RETURN(const std::vector<SpecString> tiers, ParseTiers(spec));
+  PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* last, FindStore(tiers.back().name));
+  if (last->durable) return Status::Ok();
+  std::string durable;
+  for (const PageStoreEntry& entry : kPageStores) {
+    if (entry.durable) durable += (durable.empty() ? "" : " or ") + std::string(entry.name);
+  }
+  return Status::InvalidArgument("store '" + std::string(spec) +
+                                 "' ends with the process, expected one whose last tier is " +
+                                 durable);
 }
 
 }  // namespace pqcache::storage

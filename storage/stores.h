@@ -9,22 +9,40 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/cache/page_store.h"
 
 namespace pqcache::storage {
 
+enum class OpenMode {
+  kMakeIfMissing,
+  kExisting,  // a folder that is not there is NotFound, and not made
+};
+
 struct PageStoreEntry {
   std::string_view name;
   std::string_view help;  // one line, for --help
   bool durable;           // pages survive the process after Sync
-  Result<std::unique_ptr<PageStore>> (*open)(const SpecString& spec);
+  Result<std::unique_ptr<PageStore>> (*open)(const SpecString& spec, OpenMode mode);
+  // Of a store that is not open; nullptr where that is not this program's to do.
+  Result<std::vector<std::string>> (*repair)(const SpecString& spec);
 };
 
 std::span<const PageStoreEntry> PageStores();
 
-// Errors list the known stores. A durable last tier without a memory tier in front is legal.
-Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec);
+// Errors list the known stores. A durable last tier without a memory tier in front is legal. The
+// mode is for the last tier, where pages live; those in front of it are made if missing.
+Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec,
+                                                 OpenMode mode = OpenMode::kMakeIfMissing);
+
+// Makes a folder that is damaged beyond opening one that opens, with all that can be read. Returns
+// the names of files that could not be, which are set aside (key_format.md). InvalidArgument if
+// no tier has a folder.
+Result<std::vector<std::string>> RepairPageStore(std::string_view spec);
+
+// InvalidArgument if what is put there does not survive the process.
+Status CheckDurable(std::string_view spec);
 
 }  // namespace pqcache::storage

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <map>
 
+#include "pqcache/base/check.h"
 #include "pqcache/base/log.h"
 #include "pqcache/base/spec_string.h"
 
@@ -97,37 +98,67 @@ int Execute(Command* command, bool json) {
   return report->passed ? 0 : 1;
 }
 
+// Below its group, which its first verb makes.
+CLI::App* AddCommand(CLI::App* app, const CommandEntry& entry,
+                     std::span<const CommandGroup> groups) {
+  const size_t space = entry.name.find(' ');
+  const std::string help(entry.help);
+  if (space == std::string_view::npos) return app->add_subcommand(std::string(entry.name), help);
+  const std::string_view name = entry.name.substr(0, space);
+  const auto group = std::find_if(groups.begin(), groups.end(),
+                                  [&](const CommandGroup& g) { return g.name == name; });
+  PQCACHE_CHECK(group != groups.end(), "a verb of a group that is not in the list");
+  const auto made = app->get_subcommands([&](CLI::App* sub) { return sub->get_name() == name; });
+  CLI::App* parent = made.empty() ? app->add_subcommand(std::string(name), std::string(group->help))
+                                  : made.front();
+  parent->require_subcommand(1);
+  return parent->add_subcommand(std::string(entry.name.substr(space + 1)), help);
+}
+
+// InvalidArgument if the first word is no command of `app`, or the second no verb of that group.
+Status CheckKnown(const CLI::App* app, std::span<char* const> words, const std::string& group) {
+  const auto commands = app->get_subcommands([](const CLI::App*) { return true; });
+  if (commands.empty() || (!words.empty() && words[0][0] == '-')) return Status::Ok();
+  std::string known;
+  for (const CLI::App* command : commands) {
+    if (!words.empty() && command->get_name() == words[0]) {
+      return CheckKnown(command, words.subspan(1), command->get_name() + " ");
+    }
+    known += (known.empty() ? "" : ", ") + command->get_name();
+  }
+  const std::string found =
+      words.empty() ? "no command" : "unknown command '" + group + std::string(words[0]) + "'";
+  return Status::InvalidArgument((words.empty() && !group.empty() ? group + "has no verb" : found) +
+                                 ", expected one of: " + known);
+}
+
 }  // namespace
 
-int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> entries) {
+int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> entries,
+                   std::span<const CommandGroup> groups) {
   CLI::App app("pqcache: attend in place over a context that is larger than memory", "pqcache");
   app.require_subcommand(1);
   bool json = false, verbose = false;
-  std::map<std::string, std::unique_ptr<Command>> commands;
+  std::map<const CLI::App*, std::unique_ptr<Command>> commands;
   for (const CommandEntry& entry : entries) {
-    const std::string name(entry.name);
-    CLI::App* sub = app.add_subcommand(name, std::string(entry.help));
-    commands[name] = entry.create();
+    CLI::App* sub = AddCommand(&app, entry, groups);
+    commands[sub] = entry.create();
     AppFlags flags(sub);
-    commands[name]->Declare(&flags);
+    commands[sub]->Declare(&flags);
     sub->add_flag("--json", json, "print one JSON object on stdout");
     sub->add_flag("-v,--verbose", verbose, "say more on stderr");
   }
-  if (argc < 2 || (argv[1][0] != '-' && commands.find(argv[1]) == commands.end())) {
-    std::string known;
-    for (const CommandEntry& entry : entries)
-      known += (known.empty() ? "" : ", ") + std::string(entry.name);
-    const std::string found =
-        argc < 2 ? "no command" : "unknown command '" + std::string(argv[1]) + "'";
-    return Fail(Status::InvalidArgument(found + ", expected one of: " + known), 2);
-  }
+  const std::span<char* const> words(argv + 1, static_cast<size_t>(std::max(0, argc - 1)));
+  if (const Status known = CheckKnown(&app, words, ""); !known.ok()) return Fail(known, 2);
   try {
     app.parse(NormaliseNames(argc, argv));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (verbose) SetLogLevel(LogLevel::kDebug);
-  return Execute(commands.at(app.get_subcommands().front()->get_name()).get(), json);
+  const CLI::App* asked = &app;
+  while (!asked->get_subcommands().empty()) asked = asked->get_subcommands().front();
+  return Execute(commands.at(asked).get(), json);
 }
 
 }  // namespace pqcache::tools

@@ -52,12 +52,19 @@ class Command {
 
 // One row of THE LIST in pqcache_main.cpp.
 struct CommandEntry {
-  std::string_view name;
+  std::string_view name;  // "generate", or "context save": a verb of a group
   std::string_view help;
   std::unique_ptr<Command> (*create)();
 };
 
+// What the verbs that share a first word are about.
+struct CommandGroup {
+  std::string_view name;
+  std::string_view help;
+};
+
 // Parses, runs, prints; returns the exit code.
-int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> commands);
+int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> commands,
+                   std::span<const CommandGroup> groups);
 
 }  // namespace pqcache::tools

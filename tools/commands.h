@@ -14,8 +14,13 @@ std::unique_ptr<Command> CreateCheckCommand();
 std::unique_ptr<Command> CreateEvalCommand();
 std::unique_ptr<Command> CreateTokenizeCommand();
 std::unique_ptr<Command> CreateDetokenizeCommand();
-std::unique_ptr<Command> CreateContextCommand();
-std::unique_ptr<Command> CreateBenchCommand();
+std::unique_ptr<Command> CreateContextSaveCommand();
+std::unique_ptr<Command> CreateContextListCommand();
+std::unique_ptr<Command> CreateContextShowCommand();
+std::unique_ptr<Command> CreateContextVerifyCommand();
+std::unique_ptr<Command> CreateContextRemoveCommand();
+std::unique_ptr<Command> CreateContextRepairCommand();
+std::unique_ptr<Command> CreateBenchStoreCommand();
 std::unique_ptr<Command> CreateInspectCommand();
 std::unique_ptr<Command> CreateDoctorCommand();
 

@@ -232,8 +232,9 @@ ModelCheck CheckCodebooks(const std::string& path, const std::optional<Fingerpri
                           const std::string& model_dir) {
   ModelCheck check;
   check.facts.Set("file", path);
-  const std::string train = "pqcache train -m " + model_dir + " -o " + path;
   const auto set = LoadCodebooks(path);
+  const bool absent = set.status().code() == StatusCode::kNotFound;
+  const std::string train = "pqcache train -m " + model_dir + " -o " + (absent ? path : "NEW.pqcb");
   if (!set.ok()) {
     check.problems.push_back(
         {set.status().message(), train + "; pqcache inspect " + path + " says what is left of it"});

@@ -59,7 +59,10 @@ class GenerateCommand : public Command {
       return Status::InvalidArgument("--on-missing is '" + on_missing_ +
                                      "', expected recompute or fail");
     }
-    if (!context_.empty()) PQCACHE_RETURN_IF_ERROR(CheckContextName(context_));
+    if (!context_.empty()) {
+      PQCACHE_RETURN_IF_ERROR(CheckContextName(context_));
+      PQCACHE_RETURN_IF_ERROR(storage::CheckDurable(attention_.store).Annotate("--context"));
+    }
     sampling_.seed = static_cast<uint64_t>(model_.seed);
     if (!prompt_.empty() + !file_.empty() + !token_texts_.empty() != 1) {
       return Status::InvalidArgument(
@@ -78,13 +81,15 @@ class GenerateCommand : public Command {
     stream_ = !json;
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
     decoder_ = model.decoder.get();
-    PQCACHE_ASSIGN_OR_RETURN(const auto store, OpenStore(attention_.store));
+    const auto mode = context_.empty() ? storage::OpenMode::kMakeIfMissing  // pages of this run
+                                       : storage::OpenMode::kExisting;
+    PQCACHE_ASSIGN_OR_RETURN(const auto store, OpenStore(attention_.store, mode));
     attention::ResumableOptions resumable;
     PQCACHE_ASSIGN_OR_RETURN(resumable.storage, attention_.StorageFor({options_}, store.get()));
     resumable.attention = options_;
     const ContextCatalog catalog(store.get(), resumable.storage.tenant);
     PQCACHE_RETURN_IF_ERROR(FindPrefix(catalog, resumable.storage));
-    SetRecovery(&resumable);
+    PQCACHE_RETURN_IF_ERROR(SetRecovery(&resumable));
     const Stopwatch opening;
     PQCACHE_ASSIGN_OR_RETURN(const auto session,
                              attention::ResumableSession::Create(decoder_, std::move(resumable),
@@ -160,19 +165,26 @@ class GenerateCommand : public Command {
     return Status::Ok();
   }
 
-  void SetRecovery(attention::ResumableOptions* options) const {
+  Status SetRecovery(attention::ResumableOptions* options) const {
     options->on_missing =
         on_missing_ == "fail" ? attention::OnMissing::kFail : attention::OnMissing::kRecompute;
     options->make_memory_store = [] {
       return std::make_unique<storage::MemoryPageStore>(storage::kNoMemoryLimit);
     };
-    if (!prefix_.has_value() || prefix_->tokens != prefix_->manifest.tokens) return;
+    if (!prefix_.has_value() || prefix_->tokens != prefix_->manifest.tokens) return Status::Ok();
+    // The policy may do without codes, the stored context does not.
+    if (options->storage.codebooks == nullptr && !attention_.codebooks.empty()) {
+      PQCACHE_ASSIGN_OR_RETURN(const auto codebooks, LoadCodebooks(attention_.codebooks));
+      const bool same = StoredCodesOf(codebooks.get()) == prefix_->manifest.codes;
+      if (same) options->stored_codebooks = codebooks;
+    }
     options->on_recomputed = [this](attention::Session* session) {
       const std::string name = "stored context " + prefix_->manifest.name;
       const Status status = Mend(session);
       Log(LogLevel::kWarning,
           status.ok() ? name + " was mended" : name + " could not be mended: " + status.message());
     };
+    return Status::Ok();
   }
 
   // The stored context is replaced by the one that was computed again.
@@ -236,7 +248,7 @@ class GenerateCommand : public Command {
     return Status::Ok();
   }
 
-  Report MakeReport(const attention::ResumableSession& resumable, const PageStore& opened) const {
+  Result<Report> MakeReport(const attention::ResumableSession& resumable, const PageStore& opened) {
     const attention::Session& session = *resumable.session();
     const PageStore& store = resumable.store();
     Report report;
@@ -265,11 +277,10 @@ class GenerateCommand : public Command {
     j.Set("kv_bytes_full", session.cache().full_bytes());
     j.Set("kv_bytes_resident", session.cache().memory_bytes() + stats.resident_bytes);
     j.Set("kv_bytes_resident_peak", stats.peak_resident_bytes);
-    report.text = "\n";
-    // The streamed text has no end of line of its own.
-    if (stream_) Log(LogLevel::kInfo, "\n" + j.Dump(1));
-    if (stream_ && attention_.shadow > 0) {
-      report.text += "\n" + j.Find("attention")->Dump(1) + "\n";
+    if (stream_) {
+      PQCACHE_RETURN_IF_ERROR(Emit("\n"));  // the streamed text has no end of line of its own
+      Log(LogLevel::kInfo, j.Dump(1));
+      if (attention_.shadow > 0) report.text = j.Find("attention")->Dump(1) + "\n";
     }
     return report;
   }

@@ -169,7 +169,8 @@ Result<Finding> InspectStore(const std::string& path) {
   Json contexts = Json::Array();
   finding.text = path + ": page store, " + std::to_string(scan.contexts.size()) + " contexts, " +
                  std::to_string(scan.pages) + " pages, " + std::to_string(scan.bytes) +
-                 " bytes, damaged pages: " + std::to_string(scan.damaged_pages) + "\n";
+                 " bytes; damaged: " + std::to_string(scan.damaged_pages) + " pages, " +
+                 std::to_string(scan.damaged.size()) + " places in all\n";
   for (const storage::StoredContext& context : scan.contexts) {
     Json entry = ContextJson(context.id);
     entry.Set("tokens", context.tokens).Set("pages", context.pages);

@@ -8,7 +8,6 @@
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
 #include "pqcache/cache/manifest.h"
-#include "storage/stores.h"
 
 namespace pqcache::tools {
 namespace {
@@ -86,23 +85,32 @@ void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt
               "stored contexts are shared only among those who give the same salt");
 }
 
-Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec) {
-  PQCACHE_ASSIGN_OR_RETURN(std::unique_ptr<PageStore> store, storage::OpenPageStore(spec));
-  PQCACHE_RETURN_IF_ERROR(store->RemoveUnreferenced());
+Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec, storage::OpenMode mode) {
+  Result<std::unique_ptr<PageStore>> store = storage::OpenPageStore(spec, mode);
+  if (store.status().code() == StatusCode::kCorruption) {
+    return Status::Corruption(store.status().message() + "; 'pqcache context repair --store " +
+                              spec + "' saves what can be read");
+  }
+  PQCACHE_RETURN_IF_ERROR(store.status());
+  PQCACHE_RETURN_IF_ERROR((*store)->RemoveUnreferenced());
   return store;
 }
 
 void AttentionFlags::Declare(Flags* flags) {
-  flags->Text("--codebooks", &codebooks, "codebook file, for policies that score codes");
+  DeclareStorage(flags);
   flags->Count("--attn-top-k", &top_k, "select this many tokens");
   flags->Number("--attn-ratio", &ratio,
                 "select this share of the context (0.02 when no budget is given)");
   flags->Number("--attn-mass", &mass, "select until this share of the mass is reached");
-  flags->Count("--n-sink", &n_sink, "first tokens that are always attended");
-  flags->Count("--local-window", &local_window, "newest tokens that are always attended");
   flags->Count("--dense-layers", &dense_layers, "first layers that attend exactly");
   flags->Text("--tail", &tail, "unselected tokens: drop or estimate");
   flags->Text("--gqa", &gqa, "query heads of a group select: shared or per-head");
+}
+
+void AttentionFlags::DeclareStorage(Flags* flags) {
+  flags->Text("--codebooks", &codebooks, "codebook file, for policies that score codes");
+  flags->Count("--n-sink", &n_sink, "first tokens that are always attended");
+  flags->Count("--local-window", &local_window, "newest tokens that are always attended");
   DeclareStoreFlags(flags, &store, &cache_salt);
   flags->Count("--page-tokens", &page_tokens, "tokens of a page");
 }

@@ -11,6 +11,7 @@
 #include "attention/decoder/session.h"
 #include "attention/tokenizer/tokenizer.h"
 #include "pqcache/base/thread_pool.h"
+#include "storage/stores.h"
 #include "tools/cli.h"
 
 namespace pqcache::tools {
@@ -35,7 +36,7 @@ struct ModelFlags {
 void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt);
 
 // Opens --store and gives back what killed runs left in it.
-Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec);
+Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec, storage::OpenMode mode);
 
 // A loaded model with its threads; the pool outlives the decoder.
 struct Model {
@@ -56,6 +57,8 @@ struct AttentionFlags {
   SelectionBudget budget;
 
   void Declare(Flags* flags);
+  // Only those that say what is kept, and where.
+  void DeclareStorage(Flags* flags);
   // Errors for values out of range. Sets `budget`.
   Status Prepare();
 

@@ -11,15 +11,28 @@ namespace {
 constexpr CommandEntry kCommands[] = {
     {"train", "train codebooks for a model", CreateTrainCommand},
     {"generate", "continue a prompt", CreateGenerateCommand},
-    {"context", "stored contexts: save, list, show, verify, rm", CreateContextCommand},
+    {"context save", "compute a text once and keep it under a name", CreateContextSaveCommand},
+    {"context list", "one line for each stored context", CreateContextListCommand},
+    {"context show", "what is known of a stored context", CreateContextShowCommand},
+    {"context verify", "read and check every page of one context or of all",
+     CreateContextVerifyCommand},
+    {"context rm", "remove a stored context and give its space back", CreateContextRemoveCommand},
+    {"context repair", "make a folder that cannot be opened one that can",
+     CreateContextRepairCommand},
     {"check", "compare a policy with exact attention, step by step", CreateCheckCommand},
     {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},
-    {"bench", "speed, beside the alternatives and the machine's ceilings", CreateBenchCommand},
+    {"bench store", "the RocksDB tier beside plain files on the same disk",
+     CreateBenchStoreCommand},
     {"tokenize", "text to token ids", CreateTokenizeCommand},
     {"detokenize", "token ids to text", CreateDetokenizeCommand},
     {"inspect", "describe codebook files, pages and stores, also damaged ones",
      CreateInspectCommand},
     {"doctor", "check libraries, machine and model, and say what mends them", CreateDoctorCommand},
+};
+
+constexpr CommandGroup kGroups[] = {
+    {"context", "contexts that are computed once and kept in a store"},
+    {"bench", "speed, beside the alternatives and the machine's ceilings"},
 };
 
 // A store of long contexts has thousands of files, which are fast while they stay open.
@@ -36,5 +49,6 @@ void AllowManyOpenFiles() {
 int main(int argc, char** argv) {
   pqcache::attention::UseOneTorchThread();
   pqcache::tools::AllowManyOpenFiles();
-  return pqcache::tools::RunCommandLine(argc, argv, pqcache::tools::kCommands);
+  return pqcache::tools::RunCommandLine(argc, argv, pqcache::tools::kCommands,
+                                        pqcache::tools::kGroups);
 }

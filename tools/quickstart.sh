@@ -19,7 +19,7 @@ started=$(date +%s)
 
 echo
 echo "== 1. train: the model writes its own text, its keys become codebooks"
-"$program" train -m "$model" --text self --tokens 32000 --pq 16x8 -o "$out/demo.pqcb"
+"$program" train -m "$model" --text self --tokens 32000 --pq 16x8 --overwrite -o "$out/demo.pqcb"
 
 # One sentence to find, in a haystack of noise.
 python3 - "$out/prompt.txt" <<'PROMPT'
@@ -37,7 +37,7 @@ PROMPT
 echo
 echo "== 2. generate: keys and values in RocksDB pages, 2 % of the context selected per step"
 "$program" generate -m "$model" --codebooks "$out/demo.pqcb" -f "$out/prompt.txt" -n 8 \
-  --attn-ratio 0.02 --store "memory:limit=32M+rocksdb:path=$out/pages" --json >"$out/generate.json"
+  --attn-ratio 0.02 --tail estimate --store "memory:limit=32M+rocksdb:path=$out/pages" --json >"$out/generate.json"
 
 echo
 echo "== 3. check: the same tokens through exact attention, side by side"

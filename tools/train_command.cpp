@@ -47,6 +47,7 @@ class TrainCommand : public Command {
     flags->Text("--trainer", &options_.trainer, TrainerHelp());
     flags->Count("--iterations", &iterations_, "k-means rounds");
     flags->Text("-o,--output", &output_, "codebook file");
+    flags->Switch("--overwrite", &overwrite_, "replace a file that is there already");
   }
 
   Status Prepare() override {
@@ -134,6 +135,11 @@ class TrainCommand : public Command {
     std::error_code error;
     if (std::filesystem::is_directory(path, error)) {
       return Status::InvalidArgument("-o " + output_ + " is a folder, expected a file");
+    }
+    if (std::filesystem::exists(path, error) && !overwrite_) {
+      return Status::InvalidArgument(
+          "-o " + output_ + " is there already, expected a new name, or --overwrite (stored " +
+          "contexts cannot be used with other codebooks than theirs)");
     }
     if (::access(folder.c_str(), W_OK) != 0) {
       return Status::IoError("-o " + output_ + ": cannot write into " + folder + ": " +
@@ -270,6 +276,7 @@ class TrainCommand : public Command {
   std::vector<std::string> texts_;
   int64_t tokens_ = 65536, context_ = 0, samples_ = 16384, iterations_ = 25;
   std::string pq_ = "32x4", rotation_name_ = "query", output_;
+  bool overwrite_ = false;
   train::TrainOptions options_;
 };
 

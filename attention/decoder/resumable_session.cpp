@@ -72,7 +72,7 @@ bool ResumableSession::IsMiss(const Status& status) const {
 }
 
 Status ResumableSession::StartOver(const Status& why, bool in_memory) {
-  Log(LogLevel::kWarning, "a page is missing, computing the context again: " + why.message());
+  Log(LogLevel::kWarning, "a page cannot be read, computing the context again: " + why.message());
   ++recomputations_;
   if (in_memory || why.code() == StatusCode::kIoError) MoveToMemory();
   failed_ = Recompute();
@@ -95,7 +95,10 @@ Status ResumableSession::Recompute() {
   const bool mends = memory_ == nullptr && !prefix_.empty() && options_.on_recomputed;
   SessionStorage storage = options_.storage;
   if (memory_ != nullptr) storage.store = memory_.get();
-  storage.value_sums = storage.value_sums || mends;  // on_recomputed may save it
+  if (mends) {  // on_recomputed may save it
+    storage.value_sums = true;
+    if (options_.stored_codebooks != nullptr) storage.codebooks = options_.stored_codebooks;
+  }
   PQCACHE_ASSIGN_OR_RETURN(session_, Session::Create(decoder_, storage, options_.attention));
   std::vector<float> logits;
   if (!prefix_.empty()) PQCACHE_RETURN_IF_ERROR(session_->Prefill(prefix_, 0, &logits));

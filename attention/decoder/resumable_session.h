@@ -27,6 +27,8 @@ struct ResumableOptions {
   SessionStorage storage;
   CacheAttentionOptions attention;
   OnMissing on_missing = OnMissing::kRecompute;
+  // Of the codes that a stored prefix is to have when it was computed anew; null: those of storage.
+  std::shared_ptr<const CodebookSet> stored_codebooks;
   // Makes the store that takes over when the session's is out of reach.
   std::function<std::unique_ptr<PageStore>()> make_memory_store;
   // Called after a stored prefix was computed anew, with a session that holds just that prefix. Not

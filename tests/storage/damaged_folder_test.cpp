@@ -10,8 +10,10 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -57,20 +59,28 @@ class DamagedFolder : public ::testing::Test {
     }
   }
 
-  // Opens a copy of the folder in which one file has other contents.
-  Outcome With(const std::string& file, const std::string& contents) {
-    const std::string copy = dir_.File("copy");
-    fs::remove_all(copy);
-    fs::create_directory(copy);
+  // Opens a copy of the folder in which one file has other contents, or is not there.
+  Outcome With(const std::string& file, const std::optional<std::string>& contents) {
+    MakeCopy(file, contents);
+    return OpenCopy();
+  }
+
+  void MakeCopy(const std::string& file, const std::optional<std::string>& contents) const {
+    fs::remove_all(copy_);
+    fs::create_directory(copy_);
     for (const auto& [name, bytes] : files_) {
-      std::ofstream(copy + "/" + name, std::ios::binary) << (name == file ? contents : bytes);
+      if (name == file && !contents.has_value()) continue;
+      std::ofstream(copy_ + "/" + name, std::ios::binary) << (name == file ? *contents : bytes);
     }
-    const auto store = OpenPageStore("rocksdb:path=" + copy);
+  }
+
+  Outcome OpenCopy() const {
+    const auto store = OpenPageStore(copy_spec_, OpenMode::kExisting);
     if (!store.ok()) {
       const Status& status = store.status();
-      EXPECT_NE(status.message().find(copy), std::string::npos) << status.message();
+      EXPECT_NE(status.message().find(copy_), std::string::npos) << status.message();
       EXPECT_TRUE(status.code() == StatusCode::kCorruption ||
-                  status.code() == StatusCode::kIoError ||
+                  status.code() == StatusCode::kIoError || status.code() == StatusCode::kNotFound ||
                   status.code() == StatusCode::kUnsupported ||
                   status.code() == StatusCode::kInvalidArgument)
           << status.message();
@@ -120,6 +130,7 @@ class DamagedFolder : public ::testing::Test {
   }
 
   const TempDir dir_{FastFolder()};
+  const std::string copy_ = dir_.File("copy"), copy_spec_ = "rocksdb:path=" + copy_;
   std::map<std::string, std::string> files_;
   std::map<std::string, std::vector<PageWrite>> pages_;  // of each context
   std::map<std::string, std::string> manifests_;
@@ -154,13 +165,92 @@ TEST_F(DamagedFolder, EveryByteOfTheListOfFilesCounts) {
         damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
         ASSERT_EQ(With(file, damaged), Outcome::kRefused) << "bit " << bit << " of byte " << at;
         if (at % 16 > 0) continue;
-        const Result<StoreScan> scan = ScanStoreFolder(dir_.File("copy"));
+        const Result<StoreScan> scan = ScanStoreFolder(copy_);
         ASSERT_OK(scan);
         ASSERT_FALSE(scan->damaged.empty());
         EXPECT_EQ(scan->damaged[0].part, "list of files");
       }
     }
   }
+}
+
+// Nothing else goes because one file is gone, and what the others hold can be had again.
+TEST_F(DamagedFolder, WithoutOneFile) {
+  for (const auto& [file, bytes] : files_) {
+    SCOPED_TRACE("without " + file);
+    const Outcome outcome = With(file, std::nullopt);
+    Note(file, outcome);
+    EXPECT_NE(outcome, Outcome::kAbsent);
+    EXPECT_NE(outcome, Outcome::kCounted);
+    for (const auto& [name, held] : files_) {
+      const bool rewritten = KindOf(name) != "sst" && outcome == Outcome::kHarmless;
+      if (name != file && !rewritten && !held.empty()) {
+        EXPECT_TRUE(fs::exists(copy_ + "/" + name)) << name;
+      }
+    }
+    if (outcome == Outcome::kHarmless || file == "PQCACHE_STORE") continue;
+
+    const auto lost = RepairPageStore(copy_spec_);
+    ASSERT_OK(lost);
+    EXPECT_TRUE(lost->empty());
+    const Outcome repaired = OpenCopy();
+    EXPECT_EQ(repaired == Outcome::kHarmless, KindOf(file) != "sst");
+    if (HasFailure()) return;
+  }
+  PrintCounts();
+  EXPECT_GT(counts_["sst"][0], 2);
+}
+
+// What lies in other files than the damaged one is served after a repair, the rest is counted, or
+// its context is gone.
+TEST_F(DamagedFolder, ATableThatCannotBeOpenedIsSetAsideByARepair) {
+  int whole_contexts = 0;
+  for (const auto& [file, bytes] : files_) {
+    if (KindOf(file) != "sst") continue;
+    SCOPED_TRACE(file);
+    ASSERT_EQ(With(file, bytes.substr(0, bytes.size() / 2)), Outcome::kRefused);
+    const auto lost = RepairPageStore("memory:limit=1M+" + copy_spec_);
+    ASSERT_OK(lost);
+    EXPECT_EQ(*lost, std::vector<std::string>{file});
+    EXPECT_TRUE(fs::exists(copy_ + "/lost/" + file));
+    EXPECT_NE(OpenCopy(), Outcome::kRefused);
+    const auto store = OpenPageStore(copy_spec_);
+    ASSERT_OK(store);
+    for (const auto& [name, pages] : pages_) {
+      whole_contexts += ServedPages(store->get(), pages) == kSavedPages;
+    }
+    ASSERT_OK(SaveContext(store->get(), "new", false));
+  }
+  EXPECT_GT(whole_contexts, 2);
+}
+
+TEST_F(DamagedFolder, ARepairOfASoundFolderLosesNothing) {
+  MakeCopy("", std::nullopt);
+  const auto lost = RepairPageStore(copy_spec_);
+  ASSERT_OK(lost);
+  EXPECT_TRUE(lost->empty());
+  EXPECT_EQ(OpenCopy(), Outcome::kHarmless);
+  EXPECT_EQ(OpenCopy(), Outcome::kHarmless);
+}
+
+TEST_F(DamagedFolder, ARepairNeedsAFolderThatNobodyHolds) {
+  MakeCopy("", std::nullopt);
+  const auto store = OpenPageStore(copy_spec_);
+  ASSERT_OK(store);
+  EXPECT_EQ(RepairPageStore(copy_spec_).status().code(), StatusCode::kIoError);
+  EXPECT_EQ(RepairPageStore("memory").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(RepairPageStore("rocksdb:path=" + dir_.File("nowhere")).status().code(),
+            StatusCode::kNotFound);
+  EXPECT_FALSE(fs::exists(dir_.File("nowhere")));
+}
+
+TEST_F(DamagedFolder, OpeningLeavesNoMoreFilesEachTime) {
+  MakeCopy("", std::nullopt);
+  const auto files = [&] { return std::distance(fs::directory_iterator(copy_), {}); };
+  OpenCopy();
+  const auto before = files();
+  for (int i = 0; i < 5; ++i) OpenCopy();
+  EXPECT_LE(files(), before);
 }
 
 // RocksDB would take the folder for a new one and delete its tables.

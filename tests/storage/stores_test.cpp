@@ -110,5 +110,30 @@ TEST(Stores, MakesMissingFoldersAndOpensThemAgain) {
   }
 }
 
+TEST(Stores, AMistypedFolderIsNotMade) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir.File("empty"));
+  for (const char* name : {"nowhere", "nowhere/else", "empty"}) {
+    for (const char* tiers : {"", "memory:limit=1M+"}) {
+      ExpectError(OpenPageStore(tiers + ("rocksdb:path=" + dir.File(name)), OpenMode::kExisting),
+                  StatusCode::kNotFound, dir.File(name));
+    }
+  }
+  EXPECT_FALSE(std::filesystem::exists(dir.File("nowhere")));
+  EXPECT_TRUE(std::filesystem::is_empty(dir.File("empty")));
+  const std::string spec = "rocksdb:path=" + dir.File("there");
+  EXPECT_OK(OpenPageStore(spec));
+  EXPECT_OK(OpenPageStore(spec, OpenMode::kExisting));
+}
+
+TEST(Stores, KnowsWhichKeepTheirPages) {
+  EXPECT_OK(CheckDurable("rocksdb:path=x"));
+  EXPECT_OK(CheckDurable("memory:limit=1M+rocksdb:path=x"));
+  EXPECT_OK(CheckDurable("rocksdb:path=x+resp:host=h,port=1"));
+  ExpectError(CheckDurable("memory:limit=1M"), StatusCode::kInvalidArgument,
+              "expected one whose last tier is rocksdb or resp");
+  ExpectError(CheckDurable("nope"), StatusCode::kInvalidArgument, "unknown store");
+}
+
 }  // namespace
 }  // namespace pqcache::storage

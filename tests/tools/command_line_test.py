@@ -259,7 +259,8 @@ class CommandLine(unittest.TestCase):
         decode = [row for row in bench["rows"] if row["name"] == "decode"]
         self.assertEqual([row["store"] for row in decode], ["memory", "1/4 memory + rocksdb"])
         self.assertEqual(list(pathlib.Path(self.dir.name).glob("pqcache-bench-*")), [])
-        self.expect(2, "expected store", "bench", "speed")
+        self.expect(2, "unknown command 'bench speed', expected one of: store", "bench", "speed")
+        self.expect(2, "bench has no verb, expected one of: store", "bench")
         self.expect(2, "--page-tokens is 0, expected 1 to 4096", "bench", "store",
                     "--page-tokens", "0")
         self.expect(2, "expected --model and --codebooks together", "bench", "store", "-m", MODEL)
@@ -281,6 +282,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(again["cached_tokens"], saved["tokens"])
 
         ask = ["-p", " The sun is", "--context", "doc", *common]
+        exact_ask = ["-p", " The sun is", "--context", "doc", "--policy", "exact", "--store"]
         answer = self.generate(*ask, store)
         self.assertEqual(answer["cached_tokens"], saved["tokens"])
         self.assertLessEqual(answer["kv_bytes_resident_peak"], 3 << 20)
@@ -297,7 +299,7 @@ class CommandLine(unittest.TestCase):
         self.damage_tables(self.path("contexts"))
         self.expect(1, "damaged", "context", "verify", "doc", "--store", store)
         self.expect(1, "orruption", "generate", "-m", MODEL, *ask, store, "--on-missing", "fail")
-        exact = run("generate", "-m", MODEL, "-n", "12", *ask, store, "--policy", "exact")
+        exact = run("generate", "-m", MODEL, "-n", "12", *exact_ask, store)
         self.assertEqual(exact.returncode, 0)
         self.assertIn(b"could not be mended: its codes are of codebooks", exact.stderr)
         mended = self.generate(*ask, store, "--on-missing", "recompute")
@@ -305,19 +307,78 @@ class CommandLine(unittest.TestCase):
         self.assertGreaterEqual(mended["recomputations"], 1)
         self.assertGreaterEqual(mended["damaged_pages"], 1)
         self.expect(0, "0 damaged", "context", "verify", "doc", "--store", store)
+        self.damage_tables(self.path("contexts"))
+        done = self.expect(0, "was mended", "generate", "-m", MODEL, "-n", "12", *exact_ask, store,
+                           "--codebooks", self.codebooks)
+        self.expect(0, "0 damaged", "context", "verify", "doc", "--store", store)
+        self.assertEqual(self.generate(*ask, store)["tokens"], answer["tokens"])
         self.expect(0, "removed", "context", "rm", "doc", "--store", store)
         self.expect(0, "removed", "context", "rm", "copy", "--store", store)
+        self.expect(0, "no stored contexts", "context", "list", "--store", store)
         listing = self.expect(0, "contexts", "context", "list", "--store", store, "--json")
         self.assertEqual(json.loads(listing.stdout)["contexts"], [])
 
+    def test_stored_contexts_need_a_store_that_is_there(self):
+        nowhere = "rocksdb:path=" + self.path("nowhere")
+        for verb in (["list"], ["show", "x"], ["verify"], ["rm", "x"], ["repair"]):
+            self.expect(1, "expected a page store that is there already", "context", *verb,
+                        "--store", nowhere)
+            self.expect(2, "'memory' ends with the process", "context", *verb)
+        self.expect(1, "expected a page store that is there already", "generate", "-m", MODEL,
+                    "-p", "x", "--context", "x", "--policy", "exact", "--store", nowhere)
+        self.expect(2, "'memory' ends with the process", "generate", "-m", MODEL, "-p", "x",
+                    "--context", "x", "--policy", "exact")
+        self.expect(2, "'memory' ends with the process", "context", "save", "x", "-m", MODEL,
+                    "-p", "x")
+        self.assertFalse(pathlib.Path(self.path("nowhere")).exists())
+        self.expect(2, "context has no verb, expected one of: save, list", "context")
+        self.expect(2, "unknown command 'context see'", "context", "see")
+        self.expect(2, "found 0 names, expected one", "context", "show", "--store", nowhere)
+
+    def test_a_context_longer_than_the_model_is_refused_before_the_work(self):
+        long = self.path("long_context.txt")
+        pathlib.Path(long).write_text("word " * 20000, encoding="utf-8")
+        self.expect(1, "expected 1 to 16383, which leaves one", "context", "save", "x", "-m", MODEL,
+                    "-f", long, "--store", "rocksdb:path=" + self.path("long_store"))
+
+    def test_a_store_with_a_lost_file_is_repaired(self):
+        folder = pathlib.Path(self.path("lost_file"))
+        store = "rocksdb:path=" + str(folder)
+        for name in ("one", "two"):
+            done = self.expect(0, name, "context", "save", name, "-m", MODEL, "-p",
+                               f"{name} sky is blue. " * 100, "--store", store)
+            self.assertIn(b"kept without codes", done.stderr)
+        self.expect(0, "no codes", "context", "list", "--store", store)
+        self.expect(0, "nothing to repair", "context", "repair", "--store", store)
+        largest = max(folder.glob("*.sst"), key=lambda file: file.stat().st_size)
+        data = largest.read_bytes()
+        largest.write_bytes(data[:len(data) // 2])
+        self.expect(1, "'pqcache context repair --store", "context", "list", "--store", store)
+        self.expect(0, largest.name + " could not be read", "context", "repair", "--store", store)
+        done = self.expect(1, "missing", "context", "verify", "--store", store, "--json")
+        whole = [c["name"] for c in json.loads(done.stdout)["contexts"] if c["missing"] == 0]
+        broken = {"one": "two", "two": "one"}[whole[0]]
+        self.expect(0, "was mended", "generate", "-m", MODEL, "-p", " The", "-n", "2", "--policy",
+                    "exact", "--context", broken, "--store", store)
+        self.expect(0, "0 missing", "context", "verify", "--store", store)
+
+    def test_training_replaces_no_file(self):
+        before = pathlib.Path(self.codebooks).read_bytes()
+        self.expect(2, "is there already", "train", "-m", MODEL, "-o", self.codebooks)
+        self.assertEqual(pathlib.Path(self.codebooks).read_bytes(), before)
+
     def damage_tables(self, folder):
-        """Flips bits all over the largest table's pages of later layers: the token ids, without
-        which nothing can be computed again, lie behind the first layer, the index at the end."""
-        tables = sorted(pathlib.Path(folder).glob("*.sst"), key=lambda f: f.stat().st_size)
-        data = bytearray(tables[-1].read_bytes())
-        for offset in range(len(data) * 3 // 10, len(data) * 4 // 5, 20000):
-            data[offset] ^= 1
-        tables[-1].write_bytes(data)
+        """Flips bits all over the rows of every table: the token ids, without which nothing can be
+        computed again, lie behind them, the index at the end."""
+        tables = list(pathlib.Path(folder).glob("*.sst"))
+        largest = max(table.stat().st_size for table in tables)
+        for table in tables:
+            data = bytearray(table.read_bytes())
+            if len(data) < largest / 2:
+                continue
+            for offset in range(len(data) * 3 // 10, len(data) * 4 // 5, 20000):
+                data[offset] ^= 1
+            table.write_bytes(data)
 
 
 if __name__ == "__main__":

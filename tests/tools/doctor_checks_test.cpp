@@ -198,7 +198,7 @@ TEST(DoctorModel, RefusesCodebooksOfAnotherModelAndDamagedOnes) {
   ASSERT_EQ(foreign.problems.size(), 1u);
   EXPECT_NE(foreign.problems[0].what.find("is of the model " + model.Hex()), std::string::npos);
   EXPECT_NE(foreign.problems[0].what.find(other.Hex()), std::string::npos);
-  EXPECT_EQ(foreign.problems[0].fix, "pqcache train -m DIR -o " + path);
+  EXPECT_EQ(foreign.problems[0].fix, "pqcache train -m DIR -o NEW.pqcb");
 
   fs::resize_file(path, fs::file_size(path) - 1);
   const ModelCheck damaged = CheckCodebooks(path, model, "DIR");

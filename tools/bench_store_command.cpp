@@ -1,4 +1,4 @@
-// pqcache bench: speed, beside the strongest alternative in the same run and the machine's
+// pqcache bench store: speed, beside the strongest alternative in the same run and the machine's
 // ceilings.
 
 #include <algorithm>
@@ -14,10 +14,9 @@
 namespace pqcache::tools {
 namespace {
 
-class BenchCommand : public Command {
+class BenchStoreCommand : public Command {
  public:
   void Declare(Flags* flags) override {
-    flags->Positional("what", &what_, "store");
     model_.Declare(flags);
     flags->Text("--codebooks", &codebooks_, "with a model: also measures its decoding");
     flags->Number("--attn-ratio", &ratio_, "share of the context that a decode step selects");
@@ -31,10 +30,6 @@ class BenchCommand : public Command {
   }
 
   Status Prepare() override {
-    if (what_.size() != 1 || what_[0] != "store") {
-      return Status::InvalidArgument("bench: " + (what_.empty() ? "nothing" : what_[0]) +
-                                     " is asked for, expected store");
-    }
     if (model_.model.empty() != codebooks_.empty()) {
       return Status::InvalidArgument("expected --model and --codebooks together, or neither");
     }
@@ -99,13 +94,12 @@ class BenchCommand : public Command {
   ModelFlags model_;
   std::string codebooks_;
   double ratio_ = 0.02;
-  std::vector<std::string> what_;
   StoreBenchOptions options_;
   int64_t layers_ = 8, kv_heads_ = 4, dim_ = 128, page_tokens_ = 16, rounds_ = 5;
 };
 
 }  // namespace
 
-std::unique_ptr<Command> CreateBenchCommand() { return std::make_unique<BenchCommand>(); }
+std::unique_ptr<Command> CreateBenchStoreCommand() { return std::make_unique<BenchStoreCommand>(); }
 
 }  // namespace pqcache::tools
