@@ -1,8 +1,6 @@
 #include "storage/manifest_mark.h"
 
-#include <filesystem>
 #include <sstream>
-#include <system_error>
 
 #include "pqcache/base/checksum.h"
 #include "pqcache/base/file_io.h"
@@ -60,13 +58,6 @@ Status WriteManifestMark(const std::string& path, std::string_view manifest, uin
                            std::to_string(bytes));
   }
   return WriteFileAtomically(MarkFile(path), Line(manifest, bytes, Checksum64(list.data(), bytes)));
-}
-
-Status RemoveManifestMark(const std::string& path) {
-  std::error_code error;
-  std::filesystem::remove(MarkFile(path), error);
-  if (!error) return Status::Ok();
-  return Status::IoError(MarkFile(path) + ": cannot remove: " + error.message());
 }
 
 }  // namespace pqcache::storage

@@ -21,7 +21,4 @@ Status CheckManifestMark(const std::string& path);
 // store goes on without a mark.
 Status WriteManifestMark(const std::string& path, std::string_view manifest, uint64_t bytes);
 
-// After the list was made anew, perhaps under the same name.
-Status RemoveManifestMark(const std::string& path);
-
 }  // namespace pqcache::storage

@@ -6,6 +6,7 @@
 #include <rocksdb/table_properties.h>
 
 #include <filesystem>
+#include <utility>
 
 #include "storage/page_key_codec.h"
 #include "storage/rocksdb_call.h"
@@ -17,6 +18,8 @@ PageTable::PageTable(const rocksdb::LiveFileMetaData& file)
       last_(file.largestkey),
       level_(file.level),
       newest_(file.largest_seqno) {}
+
+PageTable::PageTable(std::string name) : name_(std::move(name)) {}
 
 PageTable::~PageTable() = default;
 
@@ -33,6 +36,10 @@ Status PageTable::Open(const std::string& folder) {
 void PageTable::Close() {
   it_ = nullptr;
   reader_ = nullptr;
+}
+
+bool PageTable::HoldsRecords() const {
+  return reader_->GetTableProperties()->column_family_name == kRecordFamily;
 }
 
 bool PageTable::RemovesRanges() const {

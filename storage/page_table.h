@@ -22,6 +22,8 @@ namespace pqcache::storage {
 class PageTable {
  public:
   explicit PageTable(const rocksdb::LiveFileMetaData& file);
+  // Of a file that no list names: first and last are not known.
+  explicit PageTable(std::string name);
   ~PageTable();
 
   const std::string& name() const { return name_; }    // in the store's folder
@@ -38,6 +40,8 @@ class PageTable {
 
   // Everything below needs an open file.
 
+  // Of the family of records, not of pages.
+  bool HoldsRecords() const;
   // True if the file says that ranges of keys are removed, here or in older files.
   bool RemovesRanges() const;
   // Moves to the first key that is not smaller. False in a damaged part, true at the end.

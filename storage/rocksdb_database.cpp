@@ -8,11 +8,10 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <iterator>
 #include <optional>
-#include <set>
 #include <utility>
 
+#include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
 #include "storage/manifest_mark.h"
 #include "storage/page_key_codec.h"
@@ -30,8 +29,6 @@ constexpr uint64_t kProbeBytes = 1 << 20;
 // Files that were being written when a process was killed. Tables become the store's by a move.
 const std::string kTablePrefix = std::string(kFolderMarker) + ".ingest-";
 const std::string kMarkPrefix = std::string(kFolderMarker) + ".manifest.tmp.";
-// Where RocksDB moves what it cannot repair.
-constexpr char kLostFolder[] = "lost";
 const std::string kProbe = std::string(kFolderMarker) + ".probe";
 
 // In the order in which they were written.
@@ -47,31 +44,44 @@ std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix
   return files;
 }
 
-std::set<std::string> Tables(const std::string& path) {
-  std::set<std::string> names;
+bool HasTables(const std::string& path) {
   std::error_code error;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().extension() == ".sst") names.insert(it->path().filename().string());
+    if (it->path().extension() == ".sst") return true;
   }
-  return names;
+  return false;
 }
 
-// RocksDB makes one at every opening, for writes that this store does not send there.
-void RemoveEmptyLogs(const std::string& path) {
+// RocksDB makes a log at every opening, for writes that this store does not send there. The newest
+// one is in use.
+void RemoveOldEmptyLogs(const std::string& path) {
+  std::vector<fs::path> logs;
   std::error_code error;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    std::error_code ignored;
-    const bool empty = it->file_size(ignored) == 0;
-    if (it->path().extension() == ".log" && empty) fs::remove(it->path(), ignored);
+    if (it->path().extension() == ".log") logs.push_back(it->path());
+  }
+  std::sort(logs.begin(), logs.end());
+  for (size_t i = 0; i + 1 < logs.size(); ++i) {
+    if (fs::file_size(logs[i], error) == 0 && !error) fs::remove(logs[i], error);
   }
 }
 
 // Without CURRENT, RocksDB would begin a new database and delete the tables of the old one.
 Status CheckNotBeheaded(const std::string& path) {
   std::error_code error;
-  if (fs::exists(path + "/CURRENT", error)) return Status::Ok();
+  if (fs::exists(path + "/CURRENT", error)) {
+    const Result<std::string> list = ReadFile(path + "/CURRENT", 4096);
+    if (!list.ok() || !list->starts_with("MANIFEST-") || !list->ends_with('\n')) {
+      return Status::Ok();  // RocksDB says what is wrong
+    }
+    const std::string name = list->substr(0, list->size() - 1);
+    if (fs::exists(path + "/" + name, error) || error) return Status::Ok();
+    return Status::Corruption("rocksdb store " + path + ": has no " + name +
+                              ", expected the list of files that CURRENT names; nothing was " +
+                              "changed");
+  }
   const bool marked = fs::exists(path + "/" + kFolderMarker + ".manifest", error);
-  if (!marked && Tables(path).empty()) return Status::Ok();
+  if (!marked && !HasTables(path)) return Status::Ok();
   return Status::Corruption("rocksdb store " + path + ": has no CURRENT, expected it beside the " +
                             "files that were written; nothing was changed");
 }
@@ -123,28 +133,16 @@ Result<std::unique_ptr<RocksDbDatabase>> RocksDbDatabase::Open(const std::string
   PQCACHE_RETURN_IF_ERROR(PrepareStoreFolder(path).Annotate("rocksdb store"));
   std::unique_ptr<RocksDbDatabase> database(new RocksDbDatabase(path, env));
   PQCACHE_RETURN_IF_ERROR(database->LockFolder());
+  PQCACHE_RETURN_IF_ERROR(CheckNotBeheaded(path));
   PQCACHE_RETURN_IF_ERROR(CheckManifestMark(path));
-  RemoveEmptyLogs(path);
   PQCACHE_RETURN_IF_ERROR(database->OpenFiles());
   database->Mark();
+  RemoveOldEmptyLogs(path);
   std::error_code ignored;
   for (const std::string& prefix : {kTablePrefix, kMarkPrefix, kProbe}) {
     for (const fs::path& file : FilesOf(path, prefix)) fs::remove(file, ignored);
   }
   return database;
-}
-
-Result<std::vector<std::string>> RocksDbDatabase::Rebuild(const std::string& path) {
-  PQCACHE_RETURN_IF_ERROR(CheckStoreFolder(path).Annotate("rocksdb store"));
-  RocksDbDatabase database(path, nullptr);
-  PQCACHE_RETURN_IF_ERROR(database.LockFolder());
-  const std::set<std::string> before = Tables(path + "/" + kLostFolder);
-  PQCACHE_RETURN_IF_ERROR(
-      CallRocksDb(path, "repair", [&] { return rocksdb::RepairDB(path, *database.options_); }));
-  PQCACHE_RETURN_IF_ERROR(RemoveManifestMark(path));
-  std::vector<std::string> lost;
-  std::ranges::set_difference(Tables(path + "/" + kLostFolder), before, std::back_inserter(lost));
-  return lost;
 }
 
 Status RocksDbDatabase::LockFolder() {

@@ -30,10 +30,6 @@ class RocksDbDatabase {
  public:
   // `env` is borrowed; nullptr: the system's. Errors as RocksDbPageStore::Open's.
   static Result<std::unique_ptr<RocksDbDatabase>> Open(const std::string& path, rocksdb::Env* env);
-  // Makes the list of files anew from the tables that can be read from end to end; moves the others
-  // to PATH/lost and returns their names. For a folder that cannot be opened; what the lost tables
-  // held is missing afterwards. Errors as Open's, but the folder must be there.
-  static Result<std::vector<std::string>> Rebuild(const std::string& path);
   ~RocksDbDatabase();
   RocksDbDatabase(const RocksDbDatabase&) = delete;
   RocksDbDatabase& operator=(const RocksDbDatabase&) = delete;

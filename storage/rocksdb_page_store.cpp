@@ -39,14 +39,6 @@ struct StoredRead {
   std::string key;
 };
 
-Result<std::string> FolderOf(const SpecString& spec) {
-  static constexpr std::string_view kKnown[] = {"path"};
-  PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
-  std::string path = spec.StringOr("path", "");
-  if (!path.empty()) return path;
-  return Status::InvalidArgument(spec.name + ": has no path, expected " + spec.name + ":path=DIR");
-}
-
 using Handles = RocksDbDatabase::Handles;
 using PageIterator = PageBuffer::Pages::const_iterator;
 
@@ -101,9 +93,12 @@ Result<std::unique_ptr<PageStore>> RocksDbPageStore::Open(const SpecString& spec
   return std::unique_ptr<PageStore>(std::move(store));
 }
 
-Result<std::vector<std::string>> RocksDbPageStore::RepairFolder(const SpecString& spec) {
-  PQCACHE_ASSIGN_OR_RETURN(const std::string path, FolderOf(spec));
-  return RocksDbDatabase::Rebuild(path);
+Result<std::string> RocksDbPageStore::FolderOf(const SpecString& spec) {
+  static constexpr std::string_view kKnown[] = {"path"};
+  PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
+  std::string path = spec.StringOr("path", "");
+  if (!path.empty()) return path;
+  return Status::InvalidArgument(spec.name + ": has no path, expected " + spec.name + ":path=DIR");
 }
 
 Result<std::unique_ptr<RocksDbPageStore>> RocksDbPageStore::Open(const std::string& path,
@@ -136,11 +131,10 @@ Status RocksDbPageStore::Impl::Write(const PageBuffer::Pages& pages) {
 
 Status RocksDbPageStore::Impl::WriteTable(const std::string& file, PageIterator begin,
                                           PageIterator end) {
-  return database->Read("write pages", [&](const Handles& h) {
+  return CallRocksDb(database->path(), "write pages", [&] {
     rocksdb::EnvOptions io;
     io.bytes_per_sync = 1 << 20;  // so that the disk works before the file is whole
-    // The family is named in the file: a repair goes by that.
-    rocksdb::SstFileWriter writer(io, database->options(), h.pages,
+    rocksdb::SstFileWriter writer(io, database->options(), /*column_family=*/nullptr,
                                   /*invalidate_page_cache=*/false);
     rocksdb::Status s = writer.Open(file);
     for (auto it = begin; s.ok() && it != end; ++it) s = writer.Put(it->first, Value(*it->second));
@@ -310,7 +304,9 @@ Status RocksDbPageStore::RemoveUnreferenced() {
             referenced.insert(ContextKeyRange(context).begin);
           }
         }
-        if (!records->status().ok() || !all_known) return records->status();
+        all_known = all_known && !records->status().IsCorruption();
+        if (!records->status().ok() && all_known) return records->status();
+        if (!all_known) return rocksdb::Status::OK();
         const std::unique_ptr<rocksdb::Iterator> pages(
             h.db->NewIterator(rocksdb::ReadOptions(), h.pages));
         for (pages->SeekToFirst(); pages->Valid();) {

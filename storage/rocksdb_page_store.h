@@ -44,12 +44,11 @@ class RocksDbPageStore final : public PageStore {
   // process if another one holds the folder; Corruption if the files in it are damaged beyond
   // opening.
   static Result<std::unique_ptr<PageStore>> Open(const SpecString& spec, bool make_if_missing);
+  // path=DIR of the arguments.
+  static Result<std::string> FolderOf(const SpecString& spec);
   // Makes it if missing. `env` is borrowed: RocksDB's files go through it. nullptr: the system's.
   static Result<std::unique_ptr<RocksDbPageStore>> Open(const std::string& path, rocksdb::Env* env,
                                                         uint64_t waiting_bytes = kWaitingBytes);
-
-  // RocksDbDatabase::Rebuild of the path.
-  static Result<std::vector<std::string>> RepairFolder(const SpecString& spec);
 
   ~RocksDbPageStore() override;
 

@@ -101,6 +101,13 @@ Status CheckStoreFolder(const std::string& path) {
   return CheckMarker(marker, *text);
 }
 
+Status CheckNobodyHolds(const std::string& path) {
+  const std::optional<int> holder = LockHolder(path + "/" + kLockFile);
+  if (!holder.has_value()) return Status::Ok();
+  return Status::IoError(path + ": is in use by process " + std::to_string(*holder) +
+                         ", expected a store that nobody holds");
+}
+
 std::optional<int> LockHolder(const std::string& file) {
   struct stat info;
   if (::stat(file.c_str(), &info) != 0) return std::nullopt;

@@ -25,6 +25,9 @@ Status PrepareStoreFolder(const std::string& path);
 // Unsupported if it is of another version; Corruption if it is unreadable.
 Status CheckStoreFolder(const std::string& path);
 
+// IoError naming the process that holds the folder, if one does.
+Status CheckNobodyHolds(const std::string& path);
+
 // Process that holds a POSIX lock on the file, from /proc/locks; nothing if unknown. Opens no
 // descriptor of the file, since closing one would drop this process's own locks on it.
 std::optional<int> LockHolder(const std::string& file);

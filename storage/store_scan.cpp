@@ -370,10 +370,7 @@ bool IsUnused(const std::string& path) {
 Result<StoreScan> ScanStoreFolder(const std::string& path) {
   const Status marker = CheckStoreFolder(path);
   if (!marker.ok() && marker.code() != StatusCode::kCorruption) return marker;
-  if (const std::optional<int> holder = LockHolder(path + "/" + kLockFile)) {
-    return Status::IoError(path + ": is in use by process " + std::to_string(*holder) +
-                           ", expected a store that nobody holds");
-  }
+  PQCACHE_RETURN_IF_ERROR(CheckNobodyHolds(path));
   StoreScan scan;
   if (!IsUnused(path)) scan = Scanner(path).Run();
   if (!marker.ok()) {

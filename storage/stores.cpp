@@ -15,16 +15,15 @@ namespace {
 constexpr PageStoreEntry kPageStores[] = {
     {MemoryPageStore::kName,
      "host memory; limit=BYTES. Alone it holds all pages, in front of another store it caches them",
-     false, [](const SpecString& spec, OpenMode) { return MemoryPageStore::Open(spec); }, nullptr},
+     false, [](const SpecString& spec, OpenMode) { return MemoryPageStore::Open(spec); }},
     {RocksDbPageStore::kName, "RocksDB folder on a local disk; path=DIR", true,
      [](const SpecString& spec, OpenMode mode) {
        return RocksDbPageStore::Open(spec, mode == OpenMode::kMakeIfMissing);
-     },
-     RocksDbPageStore::RepairFolder},
+     }},
     {RespPageStore::kName,
      "any server or cluster that speaks the Redis protocol; host=H,port=P, password in "
      "PQCACHE_RESP_PASSWORD",
-     true, [](const SpecString& spec, OpenMode) { return RespPageStore::Open(spec); }, nullptr},
+     true, [](const SpecString& spec, OpenMode) { return RespPageStore::Open(spec); }},
 };
 
 std::string KnownStores() {
@@ -105,14 +104,11 @@ Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec, OpenMode
   return store;
 }
 
-Result<std::vector<std::string>> RepairPageStore(std::string_view spec) {
+Result<std::string> FolderOfStore(std::string_view spec) {
   PQCACHE_ASSIGN_OR_RETURN(const std::vector<SpecString> tiers, ParseTiers(spec));
-  for (const SpecString& tier : tiers) {
-    PQCACHE_ASSIGN_OR_RETURN(const PageStoreEntry* entry, FindStore(tier.name));
-    if (entry->repair != nullptr) return entry->repair(tier);
-  }
-  return Status::InvalidArgument("store '" + std::string(spec) +
-                                 "' has no folder, expected a tier on a local disk");
+  if (tiers.back().name == RocksDbPageStore::kName) return RocksDbPageStore::FolderOf(tiers.back());
+  return Status::InvalidArgument("store '" + std::string(spec) + "' ends in '" + tiers.back().name +
+                                 "', expected " + std::string(RocksDbPageStore::kName));
 }
 
 Status CheckDurable(std::string_view spec) {

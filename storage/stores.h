@@ -9,7 +9,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/cache/page_store.h"
@@ -26,8 +25,6 @@ struct PageStoreEntry {
   std::string_view help;  // one line, for --help
   bool durable;           // pages survive the process after Sync
   Result<std::unique_ptr<PageStore>> (*open)(const SpecString& spec, OpenMode mode);
-  // Of a store that is not open; nullptr where that is not this program's to do.
-  Result<std::vector<std::string>> (*repair)(const SpecString& spec);
 };
 
 std::span<const PageStoreEntry> PageStores();
@@ -37,10 +34,8 @@ std::span<const PageStoreEntry> PageStores();
 Result<std::unique_ptr<PageStore>> OpenPageStore(std::string_view spec,
                                                  OpenMode mode = OpenMode::kMakeIfMissing);
 
-// Makes a folder that is damaged beyond opening one that opens, with all that can be read. Returns
-// the names of files that could not be, which are set aside (key_format.md). InvalidArgument if
-// no tier has a folder.
-Result<std::vector<std::string>> RepairPageStore(std::string_view spec);
+// Folder of a store whose pages live on a local disk; InvalidArgument for others.
+Result<std::string> FolderOfStore(std::string_view spec);
 
 // InvalidArgument if what is put there does not survive the process.
 Status CheckDurable(std::string_view spec);

@@ -18,7 +18,7 @@ RULES = {
     "pqcache/policy": (["pqcache/base"], []),
     "pqcache/cache": (["pqcache/base", "pqcache/index", "pqcache/policy"], []),
     "storage": (["pqcache/base", "pqcache/cache/page_store.h", "pqcache/cache/page_codec.h",
-                 "pqcache/cache/manifest.h"],
+                 "pqcache/cache/manifest.h", "pqcache/cache/context_catalog.h"],
                 ["rocksdb/", "hiredis/", "openssl/", "netinet/", "arpa/"]),
     "train": (["pqcache/base", "pqcache/index"], ["faiss/"]),
     "attention/model": (["pqcache/base"], []),

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "pqcache/cache/context_catalog.h"
+#include "storage/salvage.h"
 #include "storage/stores.h"
 #include "tools/commands.h"
 #include "tools/context_verbs.h"
@@ -26,7 +27,9 @@ class ContextCommand : public Command {
 
   Result<Report> Run(bool) override {
     PQCACHE_ASSIGN_OR_RETURN(store_, OpenStore(store_spec_, storage::OpenMode::kExisting));
-    return RunVerb(ContextCatalog(store_.get(), TenantOf(cache_salt_)));
+    Result<Report> report = RunVerb(ContextCatalog(store_.get(), TenantOf(cache_salt_)));
+    PQCACHE_RETURN_IF_ERROR(AdviseRepair(report.status(), store_spec_));
+    return report;
   }
 
  protected:
@@ -154,37 +157,46 @@ class RemoveCommand : public ContextCommand {
 
 class RepairCommand : public Command {
  public:
-  void Declare(Flags* flags) override { DeclareStoreFlags(flags, &store_spec_, &cache_salt_); }
-  Status Prepare() override { return storage::CheckDurable(store_spec_); }
+  void Declare(Flags* flags) override {
+    flags->Text("--store", &store_spec_, "rocksdb:path=DIR, the store to read; it stays as it is");
+    flags->Text("--into", &into_, "folder of the new store");
+  }
 
-  // A store that opens needs no repair: what is damaged in it is found page by page.
+  Status Prepare() override {
+    PQCACHE_ASSIGN_OR_RETURN(folder_, storage::FolderOfStore(store_spec_));
+    if (!into_.empty()) return Status::Ok();
+    return Status::InvalidArgument("--into is absent, expected a new folder");
+  }
+
   Result<Report> Run(bool) override {
-    Result<std::unique_ptr<PageStore>> store =
-        storage::OpenPageStore(store_spec_, storage::OpenMode::kExisting);
-    std::vector<std::string> lost;
-    const bool damaged = store.status().code() == StatusCode::kCorruption;
-    if (damaged) {
-      PQCACHE_ASSIGN_OR_RETURN(lost, storage::RepairPageStore(store_spec_));
-      store = storage::OpenPageStore(store_spec_, storage::OpenMode::kExisting);
-    }
-    PQCACHE_RETURN_IF_ERROR(store.status());
-    PQCACHE_ASSIGN_OR_RETURN(const CatalogListing listing,
-                             ContextCatalog(store->get(), TenantOf(cache_salt_)).List());
+    PQCACHE_ASSIGN_OR_RETURN(const storage::Salvage salvage,
+                             storage::SalvageStoreFolder(folder_, into_));
     Report report;
-    report.text = damaged ? "repaired" : "nothing to repair: the store opens";
-    report.text += ", contexts: " + std::to_string(listing.contexts.size()) + "\n";
-    for (const std::string& file : lost) {
-      report.text += "  " + file + " could not be read and was moved to the folder 'lost'\n";
+    Json contexts = Json::Array(), damaged = Json::Array();
+    for (const FileDamage& damage : salvage.damaged) {
+      damaged.Push(damage.file + ": " + damage.what);
+      report.text +=
+          "cannot be read: " + damage.part + " of " + damage.file + ": " + damage.what + "\n";
     }
-    ReportDamaged(listing, &report);
-    report.text += "'context verify' tells which contexts miss pages\n";
-    report.json.Set("repaired", damaged).Set("lost_files", Strings(lost));
-    report.json.Set("contexts", listing.contexts.size()).Set("damaged", Strings(listing.damaged));
+    for (const std::string& name : salvage.lost) {
+      report.text += "LOST: " + name + ": its token ids are not there\n";
+    }
+    for (const ContextManifest& m : salvage.contexts) {
+      contexts.Push(DescribeContext(m));
+      report.text += ContextLine(m);
+    }
+    report.text += into_ + ": " + std::to_string(salvage.pages) + " pages of " +
+                   std::to_string(salvage.contexts.size()) +
+                   " contexts; 'context verify' tells which pages are missing\n";
+    report.passed = salvage.lost.empty();
+    report.json.Set("into", into_).Set("pages", salvage.pages);
+    report.json.Set("contexts", std::move(contexts)).Set("lost", Strings(salvage.lost));
+    report.json.Set("damaged", std::move(damaged));
     return report;
   }
 
  private:
-  std::string store_spec_ = "memory", cache_salt_;
+  std::string store_spec_ = "memory", into_, folder_;
 };
 
 }  // namespace

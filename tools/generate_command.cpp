@@ -192,8 +192,7 @@ class GenerateCommand : public Command {
     const ContextManifest& stored = prefix_->manifest;
     if (session->cache().stored_codes() != stored.codes) {
       return Status::InvalidArgument("its codes are of codebooks " + stored.codes.codebooks.Hex() +
-                                     ", this run has " +
-                                     session->cache().stored_codes().codebooks.Hex());
+                                     ", expected those with --codebooks");
     }
     return session->Save(stored.name, prefix_tokens_, stored).status();
   }

@@ -87,13 +87,15 @@ void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt
 
 Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec, storage::OpenMode mode) {
   Result<std::unique_ptr<PageStore>> store = storage::OpenPageStore(spec, mode);
-  if (store.status().code() == StatusCode::kCorruption) {
-    return Status::Corruption(store.status().message() + "; 'pqcache context repair --store " +
-                              spec + "' saves what can be read");
-  }
-  PQCACHE_RETURN_IF_ERROR(store.status());
+  PQCACHE_RETURN_IF_ERROR(AdviseRepair(store.status(), spec));
   PQCACHE_RETURN_IF_ERROR((*store)->RemoveUnreferenced());
   return store;
+}
+
+Status AdviseRepair(const Status& status, const std::string& store_spec) {
+  if (status.code() != StatusCode::kCorruption) return status;
+  return Status::Corruption(status.message() + "; 'pqcache context repair --store " + store_spec +
+                            " --into NEW' copies what can be read");
 }
 
 void AttentionFlags::Declare(Flags* flags) {

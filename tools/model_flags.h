@@ -38,6 +38,9 @@ void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt
 // Opens --store and gives back what killed runs left in it.
 Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec, storage::OpenMode mode);
 
+// Says of damage what can be done about it.
+Status AdviseRepair(const Status& status, const std::string& store_spec);
+
 // A loaded model with its threads; the pool outlives the decoder.
 struct Model {
   std::unique_ptr<ThreadPool> pool;

@@ -17,7 +17,7 @@ constexpr CommandEntry kCommands[] = {
     {"context verify", "read and check every page of one context or of all",
      CreateContextVerifyCommand},
     {"context rm", "remove a stored context and give its space back", CreateContextRemoveCommand},
-    {"context repair", "make a folder that cannot be opened one that can",
+    {"context repair", "copy what can be read of a damaged store into a new one",
      CreateContextRepairCommand},
     {"check", "compare a policy with exact attention, step by step", CreateCheckCommand},
     {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},

@@ -320,7 +320,7 @@ class CommandLine(unittest.TestCase):
 
     def test_stored_contexts_need_a_store_that_is_there(self):
         nowhere = "rocksdb:path=" + self.path("nowhere")
-        for verb in (["list"], ["show", "x"], ["verify"], ["rm", "x"], ["repair"]):
+        for verb in (["list"], ["show", "x"], ["verify"], ["rm", "x"]):
             self.expect(1, "expected a page store that is there already", "context", *verb,
                         "--store", nowhere)
             self.expect(2, "'memory' ends with the process", "context", *verb)
@@ -341,26 +341,30 @@ class CommandLine(unittest.TestCase):
         self.expect(1, "expected 1 to 16383, which leaves one", "context", "save", "x", "-m", MODEL,
                     "-f", long, "--store", "rocksdb:path=" + self.path("long_store"))
 
-    def test_a_store_with_a_lost_file_is_repaired(self):
+    def test_what_a_damaged_store_still_holds_is_copied(self):
         folder = pathlib.Path(self.path("lost_file"))
-        store = "rocksdb:path=" + str(folder)
+        store, rescued = "rocksdb:path=" + str(folder), self.path("rescued")
         for name in ("one", "two"):
             done = self.expect(0, name, "context", "save", name, "-m", MODEL, "-p",
                                f"{name} sky is blue. " * 100, "--store", store)
             self.assertIn(b"kept without codes", done.stderr)
         self.expect(0, "no codes", "context", "list", "--store", store)
-        self.expect(0, "nothing to repair", "context", "repair", "--store", store)
+        repair = ["context", "repair", "--store", store, "--into", rescued]
+        (folder / "CURRENT").unlink()
         largest = max(folder.glob("*.sst"), key=lambda file: file.stat().st_size)
         data = largest.read_bytes()
         largest.write_bytes(data[:len(data) // 2])
         self.expect(1, "'pqcache context repair --store", "context", "list", "--store", store)
-        self.expect(0, largest.name + " could not be read", "context", "repair", "--store", store)
-        done = self.expect(1, "missing", "context", "verify", "--store", store, "--json")
+        self.expect(0, "of " + largest.name, *repair)
+        self.expect(1, "is a page store already", *repair)
+        new = "rocksdb:path=" + rescued
+        done = self.expect(1, "missing", "context", "verify", "--store", new, "--json")
         whole = [c["name"] for c in json.loads(done.stdout)["contexts"] if c["missing"] == 0]
         broken = {"one": "two", "two": "one"}[whole[0]]
         self.expect(0, "was mended", "generate", "-m", MODEL, "-p", " The", "-n", "2", "--policy",
-                    "exact", "--context", broken, "--store", store)
-        self.expect(0, "0 missing", "context", "verify", "--store", store)
+                    "exact", "--context", broken, "--store", new)
+        self.expect(0, "0 missing", "context", "verify", "--store", new)
+        self.expect(2, "--into is absent", "context", "repair", "--store", store)
 
     def test_training_replaces_no_file(self):
         before = pathlib.Path(self.codebooks).read_bytes()

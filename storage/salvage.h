@@ -1,0 +1,31 @@
+#pragma once
+
+// What can be read of a RocksDB folder, copied into a new one. The old folder is not changed, and
+// its list of files is not needed.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "pqcache/base/file_damage.h"
+#include "pqcache/base/status.h"
+#include "pqcache/cache/manifest.h"
+
+namespace pqcache::storage {
+
+struct Salvage {
+  int64_t pages = 0;                      // copied
+  std::vector<ContextManifest> contexts;  // of all tenants; pages may be missing
+  // Names of contexts whose token ids cannot be read, without which nothing can be computed again.
+  // A context that was removed may be among them: its record may still lie in an old file.
+  std::vector<std::string> lost;
+  std::vector<FileDamage> damaged;  // files and blocks that could not be read
+};
+
+// Every page is verified. Of several records of one name the newest counts whose token ids are
+// there. Needs as much room again as the pages take; a copy that is broken off has no contexts yet.
+// Errors: InvalidArgument if there are no tables at `from` or `to` is a store already; IoError if
+// a process holds `from`; those of the new store.
+Result<Salvage> SalvageStoreFolder(const std::string& from, const std::string& to);
+
+}  // namespace pqcache::storage
