@@ -5,20 +5,11 @@
 #include <limits>
 
 #include "pqcache/base/vector_math.h"
-#include "pqcache/cache/row_codec.h"
 
 namespace pqcache::attention {
 namespace {
 
-constexpr int64_t kBlockRows = 64;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-
-// The row itself when it holds floats, else a conversion of it in `scratch` [D].
-const float* Floats(const uint8_t* row, DType dtype, float* scratch, int dim) {
-  if (dtype == DType::kF32) return reinterpret_cast<const float*>(row);
-  LoadRow(row, dim, dtype, scratch);
-  return scratch;
-}
 
 }  // namespace
 
@@ -28,10 +19,7 @@ void PartialAttention::Reset(int g, int dim) {
   out_.assign(static_cast<size_t>(g) * dim, 0.0f);
   max_.assign(static_cast<size_t>(g), kNothing);
   sum_.assign(static_cast<size_t>(g), 0.0f);
-  key_.resize(static_cast<size_t>(dim));
-  converted_.resize(static_cast<size_t>(kBlockRows) * dim);
-  values_.resize(static_cast<size_t>(kBlockRows));
-  logits_.resize(static_cast<size_t>(kBlockRows) * g);
+  logits_.resize(static_cast<size_t>(kRowBlock) * g);
 }
 
 void PartialAttention::RaiseMax(int g, float max) {
@@ -46,54 +34,38 @@ void PartialAttention::RaiseMax(int g, float max) {
   current = max;
 }
 
-void PartialAttention::AddBlock(const float* logits, int64_t stride, int64_t count) {
+void PartialAttention::AddBlock(const RowBlockTask& task) {
   for (int g = 0; g < g_; ++g) {
-    float* weights = &logits_[static_cast<size_t>(g) * kBlockRows];
-    if (logits + g * stride != weights) std::copy_n(logits + g * stride, count, weights);
-    RaiseMax(g, MaxOf(weights, count));
+    float* weights = &logits_[static_cast<size_t>(g) * kRowBlock];
+    RaiseMax(g, MaxOf(weights, task.count));
     // While every logit is -infinity or NaN, any reference will do: no weight, or NaN.
     const float max = max_[static_cast<size_t>(g)];
-    sum_[static_cast<size_t>(g)] += ExpInPlace(weights, count, max == kNothing ? 0.0f : max);
+    sum_[static_cast<size_t>(g)] += ExpInPlace(weights, task.count, max == kNothing ? 0.0f : max);
   }
-  for (int64_t i = 0; i < count; ++i) {
-    for (int g = 0; g < g_; ++g) {
-      AddScaled(logits_[static_cast<size_t>(g) * kBlockRows + i], values_[static_cast<size_t>(i)],
-                dim_, &out_[static_cast<size_t>(g) * dim_]);
-    }
-  }
-}
-
-void PartialAttention::LoadValue(const uint8_t* row, DType dtype, int64_t i) {
-  values_[static_cast<size_t>(i)] =
-      Floats(row, dtype, &converted_[static_cast<size_t>(i) * dim_], dim_);
+  AddWeightedValues(task, logits_.data(), out_.data());
 }
 
 void PartialAttention::AddRows(const RowFormat& format, std::span<const uint8_t* const> rows,
                                const float* queries, float scale) {
-  for (size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
-    const auto count = static_cast<int64_t>(std::min<size_t>(kBlockRows, rows.size() - begin));
-    for (int64_t i = 0; i < count; ++i) {
-      const uint8_t* row = rows[begin + static_cast<size_t>(i)];
-      const float* key = Floats(row, format.dtype, key_.data(), dim_);
-      for (int g = 0; g < g_; ++g) {
-        logits_[static_cast<size_t>(g * kBlockRows + i)] =
-            scale * Dot(queries + static_cast<int64_t>(g) * dim_, key, dim_);
-      }
-      LoadValue(row + format.value_offset, format.dtype, i);
-    }
-    AddBlock(logits_.data(), kBlockRows, count);
+  const auto n = static_cast<int64_t>(rows.size());
+  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
+    const RowBlockTask task{format, rows, begin, std::min(kRowBlock, n - begin), g_};
+    RowLogits(task, queries, scale, logits_.data());
+    AddBlock(task);
   }
 }
 
 void PartialAttention::AddRowsWithLogits(const RowFormat& format,
                                          std::span<const uint8_t* const> rows, const float* logits,
                                          int64_t logit_stride) {
-  for (size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
-    const auto count = static_cast<int64_t>(std::min<size_t>(kBlockRows, rows.size() - begin));
-    for (int64_t i = 0; i < count; ++i) {
-      LoadValue(rows[begin + static_cast<size_t>(i)] + format.value_offset, format.dtype, i);
+  const auto n = static_cast<int64_t>(rows.size());
+  for (int64_t begin = 0; begin < n; begin += kRowBlock) {
+    const RowBlockTask task{format, rows, begin, std::min(kRowBlock, n - begin), g_};
+    for (int g = 0; g < g_; ++g) {
+      std::copy_n(logits + g * logit_stride + begin, task.count,
+                  &logits_[static_cast<size_t>(g * kRowBlock)]);
     }
-    AddBlock(logits + begin, logit_stride, count);
+    AddBlock(task);
   }
 }
 

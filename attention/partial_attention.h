@@ -9,16 +9,9 @@
 #include <span>
 #include <vector>
 
-#include "pqcache/base/dtype.h"
+#include "attention/row_products.h"
 
 namespace pqcache::attention {
-
-// Where K and V lie in a row of bytes, aligned for their dtype.
-struct RowFormat {
-  DType dtype = DType::kF32;  // kF32 or kBF16
-  int dim = 0;                // D
-  int64_t value_offset = 0;   // bytes from the row's start to V; K is at its start
-};
 
 class PartialAttention {
  public:
@@ -45,20 +38,14 @@ class PartialAttention {
  private:
   // Makes `max` the reference of head g's sums, at least.
   void RaiseMax(int g, float max);
-  // Makes a row's value number i of the running block.
-  void LoadValue(const uint8_t* row, DType dtype, int64_t i);
-  // Adds values_[0, count) with logits [G, count], `stride` apart.
-  void AddBlock(const float* logits, int64_t stride, int64_t count);
+  // Adds the values of the task's rows with logits_ [G, kRowBlock], which become weights.
+  void AddBlock(const RowBlockTask& task);
 
   int g_ = 0, dim_ = 0;
-  std::vector<float> out_;  // [G, D]
-  std::vector<float> max_;  // [G]
-  std::vector<float> sum_;  // [G]
-  // Scratch of one block.
-  std::vector<float> key_;            // [D]
-  std::vector<float> converted_;      // [block, D] values that are not stored as floats
-  std::vector<const float*> values_;  // [block]
-  std::vector<float> logits_;         // [G, block]
+  std::vector<float> out_;     // [G, D]
+  std::vector<float> max_;     // [G]
+  std::vector<float> sum_;     // [G]
+  std::vector<float> logits_;  // [G, kRowBlock] of the running block
 };
 
 }  // namespace pqcache::attention

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "pqcache/base/check.h"
+#include "pqcache/base/isa.h"
 #include "pqcache/base/log.h"
 #include "pqcache/base/spec_string.h"
 
@@ -155,6 +156,7 @@ int RunCommandLine(int argc, char** argv, std::span<const CommandEntry> entries,
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
+  if (const Status isa = CheckForcedIsa(); !isa.ok()) return Fail(isa, 2);
   if (verbose) SetLogLevel(LogLevel::kDebug);
   const CLI::App* asked = &app;
   while (!asked->get_subcommands().empty()) asked = asked->get_subcommands().front();

@@ -21,6 +21,8 @@ constexpr CommandEntry kCommands[] = {
      CreateContextRepairCommand},
     {"check", "compare a policy with exact attention, step by step", CreateCheckCommand},
     {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},
+    {"bench attention", "a decode step of one layer: exact and approximate, at growing contexts",
+     CreateBenchAttentionCommand},
     {"bench store", "the RocksDB tier beside plain files on the same disk",
      CreateBenchStoreCommand},
     {"tokenize", "text to token ids", CreateTokenizeCommand},

@@ -259,8 +259,8 @@ class CommandLine(unittest.TestCase):
         decode = [row for row in bench["rows"] if row["name"] == "decode"]
         self.assertEqual([row["store"] for row in decode], ["memory", "1/4 memory + rocksdb"])
         self.assertEqual(list(pathlib.Path(self.dir.name).glob("pqcache-bench-*")), [])
-        self.expect(2, "unknown command 'bench speed', expected one of: store", "bench", "speed")
-        self.expect(2, "bench has no verb, expected one of: store", "bench")
+        self.expect(2, "unknown command 'bench speed', expected one of: attention, store", "bench", "speed")
+        self.expect(2, "bench has no verb, expected one of: attention, store", "bench")
         self.expect(2, "--page-tokens is 0, expected 1 to 4096", "bench", "store",
                     "--page-tokens", "0")
         self.expect(2, "expected --model and --codebooks together", "bench", "store", "-m", MODEL)
@@ -365,6 +365,28 @@ class CommandLine(unittest.TestCase):
                     "exact", "--context", broken, "--store", new)
         self.expect(0, "0 missing", "context", "verify", "--store", new)
         self.expect(2, "--into is absent", "context", "repair", "--store", store)
+
+    def test_every_instruction_set_gives_the_same_answer(self):
+        self.expect(2, "PQCACHE_FORCE_ISA is 'mmx', expected one that this CPU has: scalar",
+                    "doctor", env={**os.environ, "PQCACHE_FORCE_ISA": "mmx"})
+        ask = ["-p", "The grass is green. " * 60, "--codebooks", self.codebooks]
+        default = self.generate(*ask)["tokens"]
+        done = self.expect(0, "tokens", "generate", "-m", MODEL, "-n", "12", "--json", *ask,
+                           env={**os.environ, "PQCACHE_FORCE_ISA": "scalar"})
+        self.assertEqual(json.loads(done.stdout)["tokens"], default)
+
+    def test_bench_attention(self):
+        done = self.expect(0, "", "bench", "attention", "--ctx", "1500,1k", "--heads", "4",
+                           "--kv-heads", "2", "--dim", "64", "--rounds", "2", "--json")
+        bench = json.loads(done.stdout)
+        self.assertGreater(bench["machine"]["sequential_gb_per_second"], 0)
+        rows = bench["rows"]
+        self.assertEqual([row["name"] for row in rows[:4]],
+                         ["exact", "pq shared", "pq per head", "pq shared top-k"])
+        self.assertEqual(len(rows), 8)
+        self.assertTrue(all(row["ms"] > 0 and row["share_of_byte_limit"] > 0 for row in rows))
+        self.expect(2, "--heads is 3, expected a multiple of --kv-heads, 2", "bench", "attention",
+                    "--heads", "3", "--kv-heads", "2")
 
     def test_training_replaces_no_file(self):
         before = pathlib.Path(self.codebooks).read_bytes()

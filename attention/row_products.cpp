@@ -1,0 +1,281 @@
+// One body for all instruction sets: it is inlined into callers that name one, and compiled for it
+// there, with products and sums fused where the set has that (see CMakeLists.txt).
+
+#include "attention/row_products.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace pqcache::attention {
+namespace {
+
+// Rows between the one that is worked on and the one that is fetched.
+constexpr int64_t kRowsAhead = 24;
+
+#define PQCACHE_INLINE inline __attribute__((always_inline))
+
+template <int kBytes>
+struct Register {
+  static constexpr int kLanes = kBytes / 4;
+  using Floats __attribute__((vector_size(kBytes))) = float;
+  using Words __attribute__((vector_size(kBytes))) = uint32_t;
+  using Halves __attribute__((vector_size(kBytes / 2))) = uint16_t;
+};
+template <int kBytes>
+using Floats = typename Register<kBytes>::Floats;
+
+template <int kBytes>
+PQCACHE_INLINE Floats<kBytes> LoadFloats(const float* x) {
+  Floats<kBytes> v;
+  std::memcpy(&v, x, kBytes);
+  return v;
+}
+
+// Numbers [first, first + lanes) of a row of this type.
+template <int kBytes, DType kType>
+PQCACHE_INLINE Floats<kBytes> LoadNumbers(const uint8_t* row, int first) {
+  if constexpr (kType == DType::kF32) {
+    return LoadFloats<kBytes>(reinterpret_cast<const float*>(row) + first);
+  } else {
+    typename Register<kBytes>::Halves halves;
+    std::memcpy(&halves, row + 2 * first, sizeof(halves));
+    const auto words = __builtin_convertvector(halves, typename Register<kBytes>::Words) << 16;
+    return reinterpret_cast<Floats<kBytes>>(words);
+  }
+}
+
+template <DType kType>
+PQCACHE_INLINE float LoadNumber(const uint8_t* row, int i) {
+  return LoadNumbers<4, kType>(row, i)[0];
+}
+
+// Sums of neighbours: first those of a, then those of b.
+template <int kBytes, int... kLane>
+PQCACHE_INLINE Floats<kBytes> SumPairs(Floats<kBytes> a, Floats<kBytes> b,
+                                       std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(a, b, (2 * kLane)...) +
+         __builtin_shufflevector(a, b, (2 * kLane + 1)...);
+}
+
+// Lane i becomes the sum of v[i].
+template <int kBytes>
+PQCACHE_INLINE Floats<kBytes> SumEach(Floats<kBytes>* v) {
+  constexpr int kLanes = Register<kBytes>::kLanes;
+#pragma GCC unroll 4
+  for (int n = kLanes; n > 1; n /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      v[i] = SumPairs<kBytes>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, kLanes>());
+    }
+  }
+  return v[0];
+}
+
+// Memory is fastest when it is read in order, values together with their keys; what is asked for
+// ahead goes to the second cache, whose queue is longer than the first one's.
+PQCACHE_INLINE void Fetch(const RowBlockTask& task, int64_t row, int64_t bytes) {
+  const int64_t ahead = row + kRowsAhead;
+  if (ahead >= static_cast<int64_t>(task.rows.size())) return;
+  const uint8_t* next = task.rows[static_cast<size_t>(ahead)];
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+}
+
+template <int kBytes, DType kType, int kGroup>
+PQCACHE_INLINE void LogitsOfGroup(const RowBlockTask& task, const float* queries, float scale,
+                                  float* logits) {
+  constexpr int kLanes = Register<kBytes>::kLanes;
+  constexpr int kRows = kLanes / kGroup;
+  const int dim = task.format.dim;
+  const int64_t row_bytes =
+      task.format.value_offset + int64_t{dim} * static_cast<int64_t>(DTypeSize(kType));
+  for (int64_t i = 0; i < task.count; i += kRows) {
+    const uint8_t* rows[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = task.begin + std::min(i + r, task.count - 1);
+      rows[r] = task.rows[static_cast<size_t>(row)];
+      Fetch(task, row, row_bytes);
+    }
+    Floats<kBytes> sums[kLanes] = {};  // [kGroup, kRows]
+    int d = 0;
+    for (; d + kLanes <= dim; d += kLanes) {
+      Floats<kBytes> keys[kRows];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) keys[r] = LoadNumbers<kBytes, kType>(rows[r], d);
+#pragma GCC unroll 16
+      for (int g = 0; g < kGroup; ++g) {
+        const Floats<kBytes> query = LoadFloats<kBytes>(queries + g * dim + d);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) sums[g * kRows + r] += query * keys[r];
+      }
+    }
+    for (; d < dim; ++d) {
+      for (int g = 0; g < kGroup; ++g) {
+        for (int r = 0; r < kRows; ++r) {
+          sums[g * kRows + r][0] += queries[g * dim + d] * LoadNumber<kType>(rows[r], d);
+        }
+      }
+    }
+    const Floats<kBytes> found = SumEach<kBytes>(sums) * scale;
+    for (int g = 0; g < kGroup; ++g) {
+      std::memcpy(logits + g * kRowBlock + i, reinterpret_cast<const float*>(&found) + g * kRows,
+                  kRows * sizeof(float));
+    }
+  }
+}
+
+template <int kBytes, DType kType, int kGroup, int kRegisters>
+PQCACHE_INLINE void AddValuesOfRegisters(const RowBlockTask& task, const float* weights, int first,
+                                         float* out) {
+  constexpr int kLanes = Register<kBytes>::kLanes;
+  const int dim = task.format.dim;
+  Floats<kBytes> sums[kGroup][kRegisters];
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroup; ++g) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kRegisters; ++c) {
+      sums[g][c] = LoadFloats<kBytes>(out + g * dim + first + c * kLanes);
+    }
+  }
+  for (int64_t i = 0; i < task.count; ++i) {
+    const uint8_t* row = task.rows[static_cast<size_t>(task.begin + i)] + task.format.value_offset;
+    Floats<kBytes> values[kRegisters];
+#pragma GCC unroll 4
+    for (int c = 0; c < kRegisters; ++c) {
+      values[c] = LoadNumbers<kBytes, kType>(row, first + c * kLanes);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroup; ++g) {
+      const float weight = weights[g * kRowBlock + i];
+#pragma GCC unroll 4
+      for (int c = 0; c < kRegisters; ++c) sums[g][c] += weight * values[c];
+    }
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroup; ++g) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kRegisters; ++c) {
+      std::memcpy(out + g * dim + first + c * kLanes, &sums[g][c], kBytes);
+    }
+  }
+}
+
+template <int kBytes, DType kType, int kGroup>
+PQCACHE_INLINE void AddValuesOfGroup(const RowBlockTask& task, const float* weights, float* out) {
+  constexpr int kLanes = Register<kBytes>::kLanes;
+  const int dim = task.format.dim;
+  int d = 0;
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
+    AddValuesOfRegisters<kBytes, kType, kGroup, 4>(task, weights, d, out);
+  }
+  for (; d + kLanes <= dim; d += kLanes) {
+    AddValuesOfRegisters<kBytes, kType, kGroup, 1>(task, weights, d, out);
+  }
+  for (; d < dim; ++d) {
+    for (int64_t i = 0; i < task.count; ++i) {
+      const uint8_t* row =
+          task.rows[static_cast<size_t>(task.begin + i)] + task.format.value_offset;
+      const float value = LoadNumber<kType>(row, d);
+      for (int g = 0; g < kGroup; ++g) out[g * dim + d] += weights[g * kRowBlock + i] * value;
+    }
+  }
+}
+
+// Four query heads share every row that is loaded; so do two, or one is left.
+template <int kBytes, DType kType>
+PQCACHE_INLINE void Logits(const RowBlockTask& task, const float* queries, float scale,
+                           float* logits) {
+  int g = 0;
+  for (; g + 4 <= task.g; g += 4) {
+    LogitsOfGroup<kBytes, kType, 4>(task, queries + g * task.format.dim, scale,
+                                    logits + g * kRowBlock);
+  }
+  for (; g < task.g; ++g) {
+    LogitsOfGroup<kBytes, kType, 1>(task, queries + g * task.format.dim, scale,
+                                    logits + g * kRowBlock);
+  }
+}
+
+template <int kBytes, DType kType>
+PQCACHE_INLINE void AddValues(const RowBlockTask& task, const float* weights, float* out) {
+  int g = 0;
+  for (; g + 4 <= task.g; g += 4) {
+    AddValuesOfGroup<kBytes, kType, 4>(task, weights + g * kRowBlock, out + g * task.format.dim);
+  }
+  for (; g < task.g; ++g) {
+    AddValuesOfGroup<kBytes, kType, 1>(task, weights + g * kRowBlock, out + g * task.format.dim);
+  }
+}
+
+template <int kBytes>
+PQCACHE_INLINE void LogitsOf(const RowBlockTask& task, const float* queries, float scale,
+                             float* logits) {
+  if (task.format.dtype == DType::kF32) {
+    Logits<kBytes, DType::kF32>(task, queries, scale, logits);
+  } else {
+    Logits<kBytes, DType::kBF16>(task, queries, scale, logits);
+  }
+}
+
+template <int kBytes>
+PQCACHE_INLINE void AddValuesOf(const RowBlockTask& task, const float* weights, float* out) {
+  if (task.format.dtype == DType::kF32) {
+    AddValues<kBytes, DType::kF32>(task, weights, out);
+  } else {
+    AddValues<kBytes, DType::kBF16>(task, weights, out);
+  }
+}
+
+#ifdef __x86_64__
+#define PQCACHE_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define PQCACHE_AVX2 __attribute__((target("avx2,fma")))
+
+PQCACHE_AVX512 void LogitsAvx512(const RowBlockTask& task, const float* queries, float scale,
+                                 float* logits) {
+  LogitsOf<64>(task, queries, scale, logits);
+}
+PQCACHE_AVX512 void AddValuesAvx512(const RowBlockTask& task, const float* weights, float* out) {
+  AddValuesOf<64>(task, weights, out);
+}
+PQCACHE_AVX2 void LogitsAvx2(const RowBlockTask& task, const float* queries, float scale,
+                             float* logits) {
+  LogitsOf<32>(task, queries, scale, logits);
+}
+PQCACHE_AVX2 void AddValuesAvx2(const RowBlockTask& task, const float* weights, float* out) {
+  AddValuesOf<32>(task, weights, out);
+}
+#endif
+
+void LogitsScalar(const RowBlockTask& task, const float* queries, float scale, float* logits) {
+  LogitsOf<16>(task, queries, scale, logits);
+}
+void AddValuesScalar(const RowBlockTask& task, const float* weights, float* out) {
+  AddValuesOf<16>(task, weights, out);
+}
+
+constexpr RowProducts kRowProducts[] = {
+    {Isa::kScalar, LogitsScalar, AddValuesScalar},
+#ifdef __x86_64__
+    {Isa::kAvx2, LogitsAvx2, AddValuesAvx2},
+    {Isa::kAvx512, LogitsAvx512, AddValuesAvx512},
+#endif
+};
+
+const RowProducts& Active() {
+  static const RowProducts& active = kRowProducts[static_cast<size_t>(ActiveIsa())];
+  return active;
+}
+
+}  // namespace
+
+std::span<const RowProducts> AllRowProducts() { return kRowProducts; }
+
+void RowLogits(const RowBlockTask& task, const float* queries, float scale, float* logits) {
+  Active().logits(task, queries, scale, logits);
+}
+
+void AddWeightedValues(const RowBlockTask& task, const float* weights, float* out) {
+  Active().add_values(task, weights, out);
+}
+
+}  // namespace pqcache::attention

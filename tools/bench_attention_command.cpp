@@ -1,0 +1,94 @@
+// pqcache bench attention: a decode step of one layer, exact and approximate.
+
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include "tools/bench_attention.h"
+#include "tools/commands.h"
+#include "tools/model_flags.h"
+
+namespace pqcache::tools {
+namespace {
+
+class BenchAttentionCommand : public Command {
+ public:
+  void Declare(Flags* flags) override {
+    flags->Count("-t,--threads", &threads_, "threads (0: one per core)");
+    flags->Count("--seed", &seed_, "seed of everything random");
+    flags->Texts("--ctx", &contexts_, "tokens of the context (default: 8k,32k,128k)");
+    flags->Count("--heads", &heads_, "query heads");
+    flags->Count("--kv-heads", &kv_heads_, "KV heads");
+    flags->Count("--dim", &dim_, "head size");
+    flags->Text("--pq", &pq_, "sub-spaces x bits");
+    flags->Number("--attn-ratio", &options_.ratio, "share of the context that a step selects");
+    flags->Count("--attn-top-k", &options_.top_k, "a fixed number of tokens, also measured");
+    flags->Count("--page-tokens", &page_tokens_, "tokens of a page");
+    flags->Count("--rounds", &rounds_, "measurements, of which the medians are given");
+  }
+
+  Status Prepare() override {
+    if (contexts_.empty()) contexts_ = {"8k", "32k", "128k"};
+    for (const std::string& text : contexts_) {
+      PQCACHE_ASSIGN_OR_RETURN(const int64_t tokens, ParseCount(text, "--ctx"));
+      PQCACHE_RETURN_IF_ERROR(CheckRange("--ctx", tokens, 1024, 1 << 24));
+      options_.contexts.push_back(tokens);
+    }
+    std::sort(options_.contexts.begin(), options_.contexts.end());
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--threads", threads_, 0, 1024));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--kv-heads", kv_heads_, 1, 128));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--heads", heads_, kv_heads_, 16 * kv_heads_));
+    if (heads_ % kv_heads_ != 0) {
+      return Status::InvalidArgument("--heads is " + std::to_string(heads_) +
+                                     ", expected a multiple of --kv-heads, " +
+                                     std::to_string(kv_heads_));
+    }
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--dim", dim_, 1, 1024));
+    PQCACHE_ASSIGN_OR_RETURN(options_.pq, PqShape::Parse(pq_, static_cast<int>(dim_)));
+    PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-ratio", options_.ratio));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--attn-top-k", options_.top_k, 1, 1 << 24));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--page-tokens", page_tokens_, 1, kMaxPageTokens));
+    return CheckRange("--rounds", rounds_, 1, 1000);
+  }
+
+  Result<Report> Run(bool) override {
+    options_.heads = static_cast<int>(heads_);
+    options_.kv_heads = static_cast<int>(kv_heads_);
+    options_.page_tokens = static_cast<int>(page_tokens_);
+    options_.rounds = static_cast<int>(rounds_);
+    options_.seed = static_cast<uint64_t>(seed_);
+    ThreadPool pool(static_cast<int>(
+        threads_ > 0 ? threads_ : std::max<int64_t>(1, std::thread::hardware_concurrency())));
+    options_.ceilings = MeasureReadCeilings(&pool, 4 * dim_);
+    Report report;
+    Json machine = DescribeMachine(MeasureCeilings());
+    machine.Set("sequential_gb_per_second", options_.ceilings.sequential_gb_per_second);
+    machine.Set("random_gb_per_second", options_.ceilings.random_gb_per_second);
+    char line[160];
+    std::snprintf(
+        line, sizeof(line), "%s, %d threads: reads %.1f GB/s in order, %.1f GB/s by random rows\n",
+        machine.Find("cpu")->AsString().c_str(), pool.threads(),
+        options_.ceilings.sequential_gb_per_second, options_.ceilings.random_gb_per_second);
+    report.text = line;
+    report.json.Set("machine", std::move(machine));
+    Json rows = Json::Array();
+    PQCACHE_RETURN_IF_ERROR(BenchAttention(options_, &pool, &rows, &report.text));
+    report.json.Set("rows", std::move(rows));
+    return report;
+  }
+
+ private:
+  std::vector<std::string> contexts_;
+  int64_t threads_ = 0, seed_ = 0, heads_ = 32, kv_heads_ = 8, dim_ = 128, page_tokens_ = 16,
+          rounds_ = 9;
+  std::string pq_ = "16x8";
+  AttentionBenchOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateBenchAttentionCommand() {
+  return std::make_unique<BenchAttentionCommand>();
+}
+
+}  // namespace pqcache::tools
