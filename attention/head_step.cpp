@@ -12,6 +12,9 @@
 namespace pqcache::attention {
 namespace {
 
+// Fewer candidates are scored one and all.
+constexpr int64_t kManyCandidates = 4096;
+
 RowFormat MemoryFormat(const HeadCache& head) {
   const PageShape& shape = head.page_shape();
   return {shape.dtype, shape.dim, static_cast<int64_t>(head.memory_row_bytes() / 2)};
@@ -43,6 +46,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   state_.Reset(num_queries_, dim_);
   AddAlways();
   Select();
+  AddHeld();
   CollectPages();
 }
 
@@ -87,7 +91,9 @@ void HeadStep::Select() {
     std::iota(selected_[0].begin(), selected_[0].end(), 0);
     return;
   }
-  if (index_ != nullptr) {
+  scored_all_ = index_ != nullptr && !CanSelectBest();
+  if (index_ != nullptr && !scored_all_) return SelectBest();
+  if (scored_all_) {
     scores_.resize(static_cast<size_t>(num_queries_ * n));
     index_->Score(num_queries_, queries_, scale_, begin_, end_, scores_.data());
   }
@@ -103,12 +109,54 @@ void HeadStep::Select() {
   }
 }
 
+// Without a score for every candidate.
+bool HeadStep::CanSelectBest() const {
+  const bool scores_needed = use_code_logits_ || config_.tail != TailMode::kDrop;
+  const bool counted = config_.budget.TokensFor(head_->tokens()) >= 0;
+  return index_ == head_->codes() && config_.policy->selects_best() && counted && !scores_needed &&
+         end_ - begin_ >= kManyCandidates;
+}
+
+void HeadStep::SelectBest() {
+  const BestCodesRequest request{.g = num_queries_,
+                                 .queries = queries_,
+                                 .scale = scale_,
+                                 .begin = begin_,
+                                 .end = end_,
+                                 .k = config_.budget.TokensFor(head_->tokens()),
+                                 .together = !per_head_};
+  best_.Select(*head_->codes(), request, &selected_);
+}
+
+void HeadStep::AddHeld() {
+  const PageShape& shape = head_->page_shape();
+  const int64_t held_end = head_->held_pages() * shape.page_tokens;
+  if (held_end == 0) return;
+  for (size_t list = 0; list < selected_.size(); ++list) {
+    rows_.clear();
+    int64_t page = 0, page_end = 0;  // of the position before: divisions are slow
+    for (const int64_t t : selected_[list]) {
+      const int64_t position = begin_ + t;
+      if (position >= held_end) break;
+      if (position >= page_end) {
+        page = position / shape.page_tokens;
+        page_end = (page + 1) * shape.page_tokens;
+      }
+      const auto in_page = static_cast<size_t>(position - page_end + shape.page_tokens);
+      rows_.push_back(head_->held_rows(page) + in_page * shape.row_bytes());
+    }
+    cursors_[list] = rows_.size();
+    AddSelected(static_cast<int>(list), rows_, 0);
+  }
+}
+
 void HeadStep::CollectPages() {
   const int64_t page_tokens = head_->page_shape().page_tokens;
   pages_.clear();
-  for (const std::vector<int64_t>& list : selected_) {
-    for (int64_t t : list) {
-      const int64_t page = (begin_ + t) / page_tokens;
+  for (size_t i = 0; i < selected_.size(); ++i) {
+    const std::vector<int64_t>& list = selected_[i];
+    for (size_t at = cursors_[i]; at < list.size(); ++at) {
+      const int64_t page = (begin_ + list[at]) / page_tokens;
       if (page >= head_->full_pages()) break;
       if (pages_.empty() || pages_.back() != page) pages_.push_back(page);
     }
@@ -173,6 +221,11 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
 void HeadStep::AddTail(HeadStats* stats) {
   const int64_t n = end_ - begin_;
   for (int g = 0; g < num_queries_; ++g) {
+    if (!scored_all_) {
+      stats->missed_mass +=
+          1.0 / (1.0 + std::exp(double{state_.Lse(g)} - double{best_.unselected_lse(g)}));
+      continue;
+    }
     float* weights = scores_.data() + g * n;
     for (int64_t t : selected(g)) weights[t] = -std::numeric_limits<float>::infinity();
     const float max = MaxOf(weights, n);

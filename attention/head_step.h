@@ -3,7 +3,8 @@
 // One decode step of one KV head: the queries of the newest N tokens (mostly one), each of the G
 // query heads that share its keys. They select together, or each for itself. The steps of a layer
 // run in phases so that page reads of all heads can be batched:
-//   Begin       sinks and window attended, candidates scored, tokens selected;
+//   Begin       sinks and window attended, candidates scored, tokens selected; those in pages that
+//               the head holds attended;
 //   AddPages    rows of selected tokens that lie in the pages read;
 //   Finish      rows in the open page, the estimate for the rest, the normalised output.
 // Scratch memory is kept between steps. One thread at a time.
@@ -16,6 +17,7 @@
 #include "attention/attention_stats.h"
 #include "attention/partial_attention.h"
 #include "pqcache/cache/head_cache.h"
+#include "pqcache/index/best_codes.h"
 #include "pqcache/policy/selection_policy.h"
 
 namespace pqcache::attention {
@@ -40,7 +42,7 @@ class HeadStep {
   void Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
              const float* queries);
 
-  // Full pages that hold selected tokens: ascending, unique.
+  // Full pages with selected tokens that are to be read: ascending, unique.
   const std::vector<int64_t>& pages() const { return pages_; }
   // Pages in ascending order, continuing from the last call.
   void AddPages(std::span<const PageRead> pages);
@@ -58,6 +60,9 @@ class HeadStep {
   void AddAlways();
   void AddNewest(int i, std::span<const uint8_t* const> rows);
   void Select();
+  bool CanSelectBest() const;
+  void SelectBest();
+  void AddHeld();
   void CollectPages();
   void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first);
   void AddTail(HeadStats* stats);
@@ -81,6 +86,8 @@ class HeadStep {
   std::vector<float> mean_, logits_;
   PartialAttention state_, single_;
   SelectionScratch scratch_;
+  bool scored_all_ = false;  // scores_ holds one for every candidate
+  BestCodes best_;
 };
 
 }  // namespace pqcache::attention

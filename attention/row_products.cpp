@@ -7,11 +7,16 @@
 #include <cstring>
 #include <utility>
 
+#include "pqcache/base/half.h"
+
 namespace pqcache::attention {
 namespace {
 
 // Rows between the one that is worked on and the one that is fetched.
 constexpr int64_t kRowsAhead = 24;
+
+// Of queries that are held in another order; the rest goes number by number.
+constexpr int kMaxDim = 1024;
 
 #define PQCACHE_INLINE inline __attribute__((always_inline))
 
@@ -20,7 +25,6 @@ struct Register {
   static constexpr int kLanes = kBytes / 4;
   using Floats __attribute__((vector_size(kBytes))) = float;
   using Words __attribute__((vector_size(kBytes))) = uint32_t;
-  using Halves __attribute__((vector_size(kBytes / 2))) = uint16_t;
 };
 template <int kBytes>
 using Floats = typename Register<kBytes>::Floats;
@@ -32,23 +36,52 @@ PQCACHE_INLINE Floats<kBytes> LoadFloats(const float* x) {
   return v;
 }
 
-// Numbers [first, first + lanes) of a row of this type.
+// Two registers of numbers that lie side by side. Of bfloat16 the first one takes those at even
+// places and the second one those at odd places: a shift and a mask of what was loaded.
+template <int kBytes>
+struct Pair {
+  Floats<kBytes> first, second;
+};
+
 template <int kBytes, DType kType>
-PQCACHE_INLINE Floats<kBytes> LoadNumbers(const uint8_t* row, int first) {
+PQCACHE_INLINE Pair<kBytes> LoadPair(const uint8_t* row, int at) {
   if constexpr (kType == DType::kF32) {
-    return LoadFloats<kBytes>(reinterpret_cast<const float*>(row) + first);
+    const float* x = reinterpret_cast<const float*>(row) + at;
+    return {LoadFloats<kBytes>(x), LoadFloats<kBytes>(x + Register<kBytes>::kLanes)};
   } else {
-    typename Register<kBytes>::Halves halves;
-    std::memcpy(&halves, row + 2 * first, sizeof(halves));
-    const auto words = __builtin_convertvector(halves, typename Register<kBytes>::Words) << 16;
-    return reinterpret_cast<Floats<kBytes>>(words);
+    typename Register<kBytes>::Words words;
+    std::memcpy(&words, row + 2 * at, kBytes);
+    return {reinterpret_cast<Floats<kBytes>>(words << 16),
+            reinterpret_cast<Floats<kBytes>>(words & 0xffff0000u)};
   }
 }
 
 template <DType kType>
 PQCACHE_INLINE float LoadNumber(const uint8_t* row, int i) {
-  return LoadNumbers<4, kType>(row, i)[0];
+  if constexpr (kType == DType::kF32) {
+    return reinterpret_cast<const float*>(row)[i];
+  } else {
+    return BFloat16ToFloat(reinterpret_cast<const uint16_t*>(row)[i]);
+  }
 }
+
+// Floats in the order of LoadPair, and back.
+template <int kBytes, DType kType, int... kLane>
+PQCACHE_INLINE Pair<kBytes> Arrange(Pair<kBytes> x, std::integer_sequence<int, kLane...>) {
+  if constexpr (kType == DType::kF32) return x;
+  return {__builtin_shufflevector(x.first, x.second, (2 * kLane)...),
+          __builtin_shufflevector(x.first, x.second, (2 * kLane + 1)...)};
+}
+template <int kBytes, DType kType, int... kLane>
+PQCACHE_INLINE Pair<kBytes> Restore(Pair<kBytes> x, std::integer_sequence<int, kLane...>) {
+  if constexpr (kType == DType::kF32) return x;
+  constexpr int kLanes = Register<kBytes>::kLanes;
+  return {
+      __builtin_shufflevector(x.first, x.second, (kLane / 2 + kLane % 2 * kLanes)...),
+      __builtin_shufflevector(x.first, x.second, (kLanes / 2 + kLane / 2 + kLane % 2 * kLanes)...)};
+}
+template <int kBytes>
+using Lanes = std::make_integer_sequence<int, Register<kBytes>::kLanes>;
 
 // Sums of neighbours: first those of a, then those of b.
 template <int kBytes, int... kLane>
@@ -66,7 +99,7 @@ PQCACHE_INLINE Floats<kBytes> SumEach(Floats<kBytes>* v) {
   for (int n = kLanes; n > 1; n /= 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < n / 2; ++i) {
-      v[i] = SumPairs<kBytes>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, kLanes>());
+      v[i] = SumPairs<kBytes>(v[2 * i], v[2 * i + 1], Lanes<kBytes>());
     }
   }
   return v[0];
@@ -87,6 +120,16 @@ PQCACHE_INLINE void LogitsOfGroup(const RowBlockTask& task, const float* queries
   constexpr int kLanes = Register<kBytes>::kLanes;
   constexpr int kRows = kLanes / kGroup;
   const int dim = task.format.dim;
+  const int paired = std::min(dim, kMaxDim) / (2 * kLanes) * (2 * kLanes);
+  alignas(kBytes) float arranged[kGroup * kMaxDim];
+  for (int g = 0; g < kGroup; ++g) {
+    for (int d = 0; d < paired; d += 2 * kLanes) {
+      const Pair<kBytes> pair = Arrange<kBytes, kType>(
+          LoadPair<kBytes, DType::kF32>(reinterpret_cast<const uint8_t*>(queries + g * dim), d),
+          Lanes<kBytes>());
+      std::memcpy(arranged + g * paired + d, &pair, 2 * kBytes);
+    }
+  }
   const int64_t row_bytes =
       task.format.value_offset + int64_t{dim} * static_cast<int64_t>(DTypeSize(kType));
   for (int64_t i = 0; i < task.count; i += kRows) {
@@ -96,27 +139,31 @@ PQCACHE_INLINE void LogitsOfGroup(const RowBlockTask& task, const float* queries
       rows[r] = task.rows[static_cast<size_t>(row)];
       Fetch(task, row, row_bytes);
     }
-    Floats<kBytes> sums[kLanes] = {};  // [kGroup, kRows]
-    int d = 0;
-    for (; d + kLanes <= dim; d += kLanes) {
-      Floats<kBytes> keys[kRows];
+    Floats<kBytes> sums[kLanes];  // [kGroup, kRows]
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) keys[r] = LoadNumbers<kBytes, kType>(rows[r], d);
+    for (int s = 0; s < kLanes; ++s) sums[s] = Floats<kBytes>{};
+    for (int d = 0; d < paired; d += 2 * kLanes) {
+      Pair<kBytes> keys[kRows];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) keys[r] = LoadPair<kBytes, kType>(rows[r], d);
 #pragma GCC unroll 16
       for (int g = 0; g < kGroup; ++g) {
-        const Floats<kBytes> query = LoadFloats<kBytes>(queries + g * dim + d);
+        const Floats<kBytes> first = LoadFloats<kBytes>(arranged + g * paired + d);
+        const Floats<kBytes> second = LoadFloats<kBytes>(arranged + g * paired + d + kLanes);
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) sums[g * kRows + r] += query * keys[r];
-      }
-    }
-    for (; d < dim; ++d) {
-      for (int g = 0; g < kGroup; ++g) {
         for (int r = 0; r < kRows; ++r) {
-          sums[g * kRows + r][0] += queries[g * dim + d] * LoadNumber<kType>(rows[r], d);
+          sums[g * kRows + r] += first * keys[r].first;
+          sums[g * kRows + r] += second * keys[r].second;
         }
       }
     }
-    const Floats<kBytes> found = SumEach<kBytes>(sums) * scale;
+    Floats<kBytes> found = SumEach<kBytes>(sums);
+    for (int d = paired; d < dim; ++d) {
+      for (int s = 0; s < kLanes; ++s) {
+        found[s] += queries[s / kRows * dim + d] * LoadNumber<kType>(rows[s % kRows], d);
+      }
+    }
+    found *= scale;
     for (int g = 0; g < kGroup; ++g) {
       std::memcpy(logits + g * kRowBlock + i, reinterpret_cast<const float*>(&found) + g * kRows,
                   kRows * sizeof(float));
@@ -124,38 +171,45 @@ PQCACHE_INLINE void LogitsOfGroup(const RowBlockTask& task, const float* queries
   }
 }
 
-template <int kBytes, DType kType, int kGroup, int kRegisters>
-PQCACHE_INLINE void AddValuesOfRegisters(const RowBlockTask& task, const float* weights, int first,
-                                         float* out) {
+// Numbers [first, first + 2 * kPairs * lanes) of the sums.
+template <int kBytes, DType kType, int kGroup, int kPairs>
+PQCACHE_INLINE void AddValuesOfPairs(const RowBlockTask& task, const float* weights, int first,
+                                     float* out) {
   constexpr int kLanes = Register<kBytes>::kLanes;
   const int dim = task.format.dim;
-  Floats<kBytes> sums[kGroup][kRegisters];
+  Pair<kBytes> sums[kGroup][kPairs];
 #pragma GCC unroll 4
   for (int g = 0; g < kGroup; ++g) {
 #pragma GCC unroll 4
-    for (int c = 0; c < kRegisters; ++c) {
-      sums[g][c] = LoadFloats<kBytes>(out + g * dim + first + c * kLanes);
+    for (int c = 0; c < kPairs; ++c) {
+      const auto* at = reinterpret_cast<const uint8_t*>(out + g * dim);
+      sums[g][c] = Arrange<kBytes, kType>(LoadPair<kBytes, DType::kF32>(at, first + 2 * c * kLanes),
+                                          Lanes<kBytes>());
     }
   }
   for (int64_t i = 0; i < task.count; ++i) {
     const uint8_t* row = task.rows[static_cast<size_t>(task.begin + i)] + task.format.value_offset;
-    Floats<kBytes> values[kRegisters];
+    Pair<kBytes> values[kPairs];
 #pragma GCC unroll 4
-    for (int c = 0; c < kRegisters; ++c) {
-      values[c] = LoadNumbers<kBytes, kType>(row, first + c * kLanes);
+    for (int c = 0; c < kPairs; ++c) {
+      values[c] = LoadPair<kBytes, kType>(row, first + 2 * c * kLanes);
     }
 #pragma GCC unroll 4
     for (int g = 0; g < kGroup; ++g) {
       const float weight = weights[g * kRowBlock + i];
 #pragma GCC unroll 4
-      for (int c = 0; c < kRegisters; ++c) sums[g][c] += weight * values[c];
+      for (int c = 0; c < kPairs; ++c) {
+        sums[g][c].first += weight * values[c].first;
+        sums[g][c].second += weight * values[c].second;
+      }
     }
   }
 #pragma GCC unroll 4
   for (int g = 0; g < kGroup; ++g) {
 #pragma GCC unroll 4
-    for (int c = 0; c < kRegisters; ++c) {
-      std::memcpy(out + g * dim + first + c * kLanes, &sums[g][c], kBytes);
+    for (int c = 0; c < kPairs; ++c) {
+      const Pair<kBytes> natural = Restore<kBytes, kType>(sums[g][c], Lanes<kBytes>());
+      std::memcpy(out + g * dim + first + 2 * c * kLanes, &natural, 2 * kBytes);
     }
   }
 }
@@ -166,10 +220,10 @@ PQCACHE_INLINE void AddValuesOfGroup(const RowBlockTask& task, const float* weig
   const int dim = task.format.dim;
   int d = 0;
   for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
-    AddValuesOfRegisters<kBytes, kType, kGroup, 4>(task, weights, d, out);
+    AddValuesOfPairs<kBytes, kType, kGroup, 2>(task, weights, d, out);
   }
-  for (; d + kLanes <= dim; d += kLanes) {
-    AddValuesOfRegisters<kBytes, kType, kGroup, 1>(task, weights, d, out);
+  for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
+    AddValuesOfPairs<kBytes, kType, kGroup, 1>(task, weights, d, out);
   }
   for (; d < dim; ++d) {
     for (int64_t i = 0; i < task.count; ++i) {
@@ -232,10 +286,18 @@ PQCACHE_INLINE void AddValuesOf(const RowBlockTask& task, const float* weights, 
 
 PQCACHE_AVX512 void LogitsAvx512(const RowBlockTask& task, const float* queries, float scale,
                                  float* logits) {
-  LogitsOf<64>(task, queries, scale, logits);
+  if (task.format.dim % 32 == 0) {
+    LogitsOf<64>(task, queries, scale, logits);
+  } else {  // wide registers would leave more for the loops over single numbers
+    LogitsOf<32>(task, queries, scale, logits);
+  }
 }
 PQCACHE_AVX512 void AddValuesAvx512(const RowBlockTask& task, const float* weights, float* out) {
-  AddValuesOf<64>(task, weights, out);
+  if (task.format.dim % 32 == 0) {
+    AddValuesOf<64>(task, weights, out);
+  } else {
+    AddValuesOf<32>(task, weights, out);
+  }
 }
 PQCACHE_AVX2 void LogitsAvx2(const RowBlockTask& task, const float* queries, float scale,
                              float* logits) {

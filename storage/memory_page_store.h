@@ -38,6 +38,7 @@ class MemoryPageStore final : public PageStore {
 
   explicit MemoryPageStore(uint64_t limit) : limit_(limit) {}
 
+  bool keeps_pages_in_memory() const override { return true; }
   Status Put(std::span<const PageWrite> pages) override;
   void Read(std::span<PageRead> pages) override;
   Status RemoveContext(const ContextId& context) override;

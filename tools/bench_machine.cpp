@@ -18,7 +18,7 @@ constexpr int kRepeats = 5;
 constexpr size_t kCopyBytes = size_t{64} << 20;
 constexpr size_t kFlushBytes = size_t{96} << 20;  // of a thread: beyond the caches of servers
 constexpr size_t kReadBytes = size_t{512} << 20;
-constexpr int64_t kRowsAhead = 16;
+constexpr int64_t kRowsAhead = 32;
 constexpr size_t kHashedBytes = 8192, kHashes = 4096;
 
 double BestRate(double bytes, const auto& work) {

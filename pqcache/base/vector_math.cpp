@@ -29,6 +29,21 @@ inline __attribute__((always_inline)) float DotBody(const float* a, const float*
   return sum;
 }
 
+template <typename Better>
+inline __attribute__((always_inline)) float BestOf(const float* x, int64_t n, float worst,
+                                                   const Better& better) {
+  float lanes[kLanes];
+  for (float& lane : lanes) lane = worst;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lanes[j] = better(x[i + j], lanes[j]) ? x[i + j] : lanes[j];
+  }
+  float best = worst;
+  for (int j = 0; j < kLanes; ++j) best = better(lanes[j], best) ? lanes[j] : best;
+  for (; i < n; ++i) best = better(x[i], best) ? x[i] : best;
+  return best;
+}
+
 // exp(x) = 2^k * exp(r), |r| <= ln(2) / 2, with a degree-6 polynomial (Cephes expf).
 inline __attribute__((always_inline)) float ExpBody(float x) {
   const float clamped = x > 88.0f ? 88.0f : (x < -87.0f ? -87.0f : x);
@@ -83,16 +98,12 @@ PQCACHE_VECTOR_CLONES float ExpInPlace(float* x, int64_t n, float shift) {
 
 PQCACHE_VECTOR_CLONES float MaxOf(const float* x, int64_t n) {
   constexpr float kLowest = -std::numeric_limits<float>::infinity();
-  float lanes[kLanes];
-  for (float& lane : lanes) lane = kLowest;
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-  }
-  float best = kLowest;
-  for (int j = 0; j < kLanes; ++j) best = lanes[j] > best ? lanes[j] : best;
-  for (; i < n; ++i) best = x[i] > best ? x[i] : best;
-  return best;
+  return BestOf(x, n, kLowest, [](float a, float b) { return a > b; });
+}
+
+PQCACHE_VECTOR_CLONES float MinOf(const float* x, int64_t n) {
+  constexpr float kHighest = std::numeric_limits<float>::infinity();
+  return BestOf(x, n, kHighest, [](float a, float b) { return a < b; });
 }
 
 PQCACHE_VECTOR_CLONES bool AllFinite(const float* x, int64_t n) {

@@ -25,6 +25,9 @@ float ExpInPlace(float* x, int64_t n, float shift);
 // Largest element; -infinity for n = 0; NaNs are ignored.
 float MaxOf(const float* x, int64_t n);
 
+// Smallest element; infinity for n = 0; NaNs are ignored.
+float MinOf(const float* x, int64_t n);
+
 // False if any element is NaN or infinite.
 bool AllFinite(const float* x, int64_t n);
 

@@ -33,6 +33,8 @@ HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCac
   std::copy_n(other.open_page_.data(), open_page_.size(), open_page_.data());
   value_sums_.Resize(other.value_sums_.size());
   std::copy_n(other.value_sums_.data(), value_sums_.size(), value_sums_.data());
+  held_ = other.held_;
+  held_rows_ = other.held_rows_;
   if (other.codes_ != nullptr) codes_ = std::make_unique<PqIndex>(*other.codes_);
   if (other.keys_ != nullptr) keys_ = other.keys_->Clone();
 }
@@ -175,6 +177,12 @@ std::array<RowBlock, 2> HeadCache::window() const {
 RowBlock HeadCache::open_page() const {
   const int64_t first = full_pages() * options_.page.page_tokens;
   return {open_page_.data(), first, paged_tokens_ - first};
+}
+
+void HeadCache::Hold(const PageWrite& page) {
+  if (page.key.page != held_pages()) return;
+  held_.push_back(page.page);
+  held_rows_.push_back(PageRows(*page.page));
 }
 
 PageKey HeadCache::page_key(int64_t page) const {

@@ -86,6 +86,11 @@ class HeadCache {
   RowBlock sinks() const;
   std::array<RowBlock, 2> window() const;  // in order of position; the second may be empty
   RowBlock open_page() const;              // rows of the page that is not full, in page layout
+  // Full pages [0, held_pages()) can be read in place; the others come from the store.
+  int64_t held_pages() const { return static_cast<int64_t>(held_rows_.size()); }
+  const uint8_t* held_rows(int64_t page) const { return held_rows_[static_cast<size_t>(page)]; }
+  // Holds a full page that the store keeps in memory, if it is the next one.
+  void Hold(const PageWrite& page);
   PageKey page_key(int64_t page) const;
   // Whose the full pages are, ascending; of the last owner the pages may still be growing.
   std::vector<PageOwner> page_owners() const;
@@ -122,6 +127,8 @@ class HeadCache {
   AlignedBuffer<uint8_t> window_;     // ring of [local_window] rows
   AlignedBuffer<uint8_t> open_page_;  // [page_tokens] rows in page layout
   AlignedBuffer<float> value_sums_;   // [blocks, D]
+  std::vector<PageRef> held_;
+  std::vector<const uint8_t*> held_rows_;  // of the held pages
   std::unique_ptr<PqIndex> codes_;
   std::unique_ptr<KeyIndex> keys_;
   std::vector<float> retired_keys_;  // [N, D] of the running Append

@@ -146,14 +146,23 @@ Status KvCache::Append(int layer, int64_t n, const float* keys, const float* val
     }
   });
   PQCACHE_RETURN_IF_ERROR(CheckUsable(layer));
-  // One batch for all heads: a store can write it in one piece.
+  PQCACHE_RETURN_IF_ERROR(PutFullPages(layer));
+  return ReserveMemory();
+}
+
+// One batch for all heads: a store can write it in one piece.
+Status KvCache::PutFullPages(int layer) {
   std::vector<PageWrite> batch;
   for (std::vector<PageWrite>& pages : full_pages_) {
     batch.insert(batch.end(), pages.begin(), pages.end());
     pages.clear();
   }
-  if (!batch.empty()) PQCACHE_RETURN_IF_ERROR(store_->Put(batch));
-  return ReserveMemory();
+  if (batch.empty()) return Status::Ok();
+  PQCACHE_RETURN_IF_ERROR(store_->Put(batch));
+  if (!store_->keeps_pages_in_memory()) return Status::Ok();
+  HeadCache* heads = &heads_[static_cast<size_t>(layer) * options_.kv_heads];
+  for (const PageWrite& write : batch) heads[write.key.head].Hold(write);
+  return Status::Ok();
 }
 
 ContextIdentity KvCache::identity() const {

@@ -95,6 +95,7 @@ class KvCache {
 
  private:
   KvCache(const KvCacheOptions& options, PageStore* store, ThreadPool* pool);
+  Status PutFullPages(int layer);
   Status CheckUsable(int layer) const;
   Status ReserveMemory();
   HeadCacheOptions HeadOptions(int layer, int head) const;

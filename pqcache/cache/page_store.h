@@ -110,6 +110,9 @@ class PageStore {
   virtual Status Put(std::span<const PageWrite> pages) = 0;
   // Fills `page` and `status` of every element.
   virtual void Read(std::span<PageRead> pages) = 0;
+  // True: pages stay in this process's memory until their context is removed, so that whoever holds
+  // a PageRef of one takes no memory by it.
+  virtual bool keeps_pages_in_memory() const { return false; }
   // The caller will probably read these pages soon. Never an error, may do nothing.
   virtual void Prefetch(std::span<const PageKey>) {}
   // Forgets every page of the context and gives their space back.

@@ -3,7 +3,7 @@
 // Product-quantisation codes of one layer and KV head, scored by table look-up. Codes are never
 // unpacked to wider types in memory.
 //
-// Layout: blocks of 32 tokens; inside a block one line of 32 bytes per sub-space (8 bits), or per
+// Layout: blocks of 64 tokens; inside a block one line of 64 bytes per sub-space (8 bits), or per
 // pair of sub-spaces (4 bits: the even one in the low nibble). A line is what one vector load
 // takes, so SIMD scans need no other layout.
 
@@ -17,7 +17,7 @@ namespace pqcache {
 
 class PqIndex : public KeyIndex {
  public:
-  static constexpr int kBlockTokens = 32;
+  static constexpr int kBlockTokens = 64;
 
   // Shares ownership of the set that `codebook` is part of.
   explicit PqIndex(std::shared_ptr<const HeadCodebook> codebook);
@@ -31,6 +31,9 @@ class PqIndex : public KeyIndex {
   void AppendPacked(int64_t n, const uint8_t* packed);
   void CopyPacked(int64_t begin, int64_t end, uint8_t* packed) const;
   int64_t size() const override { return size_; }
+  const HeadCodebook& codebook() const { return *codebook_; }
+  // Codes in the layout above, for scans.
+  const uint8_t* blocks() const { return codes_.data(); }
   void Score(int g, const float* queries, float scale, int64_t begin, int64_t end,
              float* scores) const override;
   void Reconstruct(int64_t begin, int64_t end, float* keys) const override;

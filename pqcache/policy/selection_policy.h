@@ -62,6 +62,9 @@ class SelectionPolicy {
   virtual bool attends_all() const { return false; }
   // True: logits of selected tokens come from the codes, too, and exact keys are not stored.
   virtual bool codes_only() const { return false; }
+  // True: with a budget of tokens it takes the best by score, so that whoever can find those
+  // without a score for every candidate need not call Select.
+  virtual bool selects_best() const { return false; }
   // Candidates to attend to: ascending, unique, in [0, n). Deterministic; of equal scores the
   // lower position wins.
   virtual void Select(const SelectionRequest& request, SelectionScratch* scratch,

@@ -102,6 +102,7 @@ class TopKPolicy : public SelectionPolicy {
 
   ScoreSource score_source() const override { return source_; }
   bool codes_only() const override { return codes_only_; }
+  bool selects_best() const override { return true; }
   void Select(const SelectionRequest& request, SelectionScratch* scratch,
               std::vector<int64_t>* positions) const override {
     if (request.tokens >= 0) {

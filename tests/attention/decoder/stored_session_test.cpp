@@ -64,7 +64,7 @@ TEST_F(StoredSession, GoesOnInMemoryWhenItsStoreCannotBeUsed) {
     const auto session = Open(&store, OnMissing::kRecompute);
     EXPECT_EQ(Ask(session.get()), expected);
     EXPECT_NE(&session->store(), &store);
-    EXPECT_GT(session->bytes_read()["memory"], store.stats().bytes_read["memory"]);
+    EXPECT_GE(session->bytes_read()["memory"], store.stats().bytes_read["memory"]);
   }
 }
 

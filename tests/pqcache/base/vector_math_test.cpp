@@ -168,6 +168,7 @@ TEST(MaxOf, MatchesTheStandardLibrary) {
     for (float& v : x) v -= 100;  // all negative, so that a zero start would show
     if (n == 0) {
       EXPECT_EQ(MaxOf(x.data(), n), -kInfinity);
+      EXPECT_EQ(MinOf(x.data(), n), kInfinity);
       continue;
     }
     EXPECT_EQ(MaxOf(x.data(), n), *std::max_element(x.begin(), x.end()));
@@ -175,6 +176,8 @@ TEST(MaxOf, MatchesTheStandardLibrary) {
       std::vector<float> spiked = x;
       spiked[spot] = 5;
       EXPECT_EQ(MaxOf(spiked.data(), n), 5.0f) << n << " " << spot;
+      for (float& v : spiked) v = -v;
+      EXPECT_EQ(MinOf(spiked.data(), n), -5.0f) << n << " " << spot;
     }
   }
 }

@@ -333,7 +333,7 @@ TEST(HeadCache, BytesCountRowsIndexAndSums) {
   options.codebook = std::shared_ptr<const HeadCodebook>(set, &set->head(0, 0));
   Filled coded(options);
   coded.Append(layers[0], 0, 100);
-  EXPECT_EQ(coded.cache.bytes(), (3 + 10 + 16) * row + sums + 96 * 4);  // blocks of 32 tokens
+  EXPECT_EQ(coded.cache.bytes(), (3 + 10 + 16) * row + sums + 128 * 4);  // blocks of 32 tokens
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ namespace {
 
 using namespace pqcache::testing;
 
-constexpr int64_t kSizes[] = {1, 31, 32, 33, 4097};
+constexpr int64_t kSizes[] = {1, 63, 64, 65, 4097};
 constexpr float kScale = 0.25f;
 
 std::vector<PqShape> AllShapes() {
@@ -61,7 +61,7 @@ TEST_P(PqIndexTest, KeepsCodesInOrder) {
     index.AppendCodes(n, codes.data());
     ASSERT_EQ(index.size(), n);
     EXPECT_EQ(AllCodes(index, shape), codes);
-    const uint64_t whole_blocks = static_cast<uint64_t>((n + 31) / 32) * 32;
+    const uint64_t whole_blocks = static_cast<uint64_t>((n + 63) / 64) * 64;
     EXPECT_EQ(index.bytes(), whole_blocks * static_cast<uint64_t>(shape.bytes_per_key()));
     for (const int64_t begin : {int64_t{0}, n / 2, n - 1, n}) {
       std::vector<uint8_t> part(static_cast<size_t>((n - begin) * shape.subspaces));
@@ -108,8 +108,8 @@ TEST_P(PqIndexTest, EveryRangeScoresAsTheWhole) {
     PqIndex index(SharedCodebook(shape, false));
     index.AppendCodes(n, RandomCodes(shape, n, 6).data());
     const std::vector<float> whole = Scores(index, g, queries, 0, n);
-    for (const int64_t begin : {int64_t{0}, int64_t{1}, int64_t{30}, int64_t{32}, n / 2, n}) {
-      for (const int64_t end : {int64_t{0}, int64_t{31}, int64_t{32}, int64_t{33}, n / 2 + 1, n}) {
+    for (const int64_t begin : {int64_t{0}, int64_t{1}, int64_t{62}, int64_t{64}, n / 2, n}) {
+      for (const int64_t end : {int64_t{0}, int64_t{63}, int64_t{64}, int64_t{65}, n / 2 + 1, n}) {
         if (begin > end || end > n) continue;
         const std::vector<float> part = Scores(index, g, queries, begin, end);
         for (int q = 0; q < g; ++q) {
@@ -134,7 +134,7 @@ TEST_P(PqIndexTest, AppendingInPiecesEqualsBulk) {
   PqIndex bulk(codebook);
   bulk.Append(n, keys.data());
   EXPECT_EQ(AllCodes(bulk, shape), codes);
-  for (const int64_t piece : {1, 5, 32, 100}) {
+  for (const int64_t piece : {1, 5, 64, 100}) {
     PqIndex index(codebook);
     for (int64_t t = 0; t < n; t += piece) {
       index.Append(std::min(piece, n - t), &keys[t * shape.dim]);

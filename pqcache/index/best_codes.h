@@ -1,0 +1,74 @@
+#pragma once
+
+// The best rows of a PqIndex for the queries of one KV head, without a score for every row: sampled
+// blocks tell above which score a row can be among them, and one scan collects those rows.
+//
+// Scores are those of quantised tables (quantised_scan.h), so the result is the same for every
+// instruction set. Queries that select together rank a row by the largest share of any query's
+// attention that it has: score minus the log-sum-exp of the query's scores, which is summed over
+// the rows collected and estimated from the sample for the others. Of equal ranks the lower row
+// wins.
+
+#include <cstdint>
+#include <vector>
+
+#include "pqcache/index/pq_index.h"
+#include "pqcache/index/quantised_scan.h"
+
+namespace pqcache {
+
+struct BestCodesRequest {
+  int g = 0;                       // G queries
+  const float* queries = nullptr;  // [G, D]
+  float scale = 0;
+  int64_t begin = 0, end = 0;  // rows, at most 2^32
+  int64_t k = 0;               // rows to select, >= 0
+  bool together = false;       // one selection for all queries, else one for each
+};
+
+class BestCodes {
+ public:
+  // The lists: ascending positions relative to begin, one, or one for each query. Memory is kept
+  // for the next call. One thread at a time.
+  void Select(const PqIndex& index, const BestCodesRequest& request,
+              std::vector<std::vector<int64_t>>* lists);
+
+  // Of the last call: log-sum-exp of query g's scores over the rows that its list lacks, partly
+  // estimated; -infinity if there are none.
+  float unselected_lse(int g) const { return unselected_[static_cast<size_t>(g)]; }
+
+ private:
+  struct Candidate {
+    uint32_t row;  // relative to begin
+    uint16_t sum;
+  };
+  struct Query {
+    float base = 0, step = 0;      // score of a sum
+    std::vector<uint16_t> sample;  // sums of the sampled rows
+    uint16_t threshold = 0;
+    std::vector<Candidate> found;  // rows at or above it, ascending
+    std::vector<float> weights;    // of them: exp(score - highest)
+    float highest = 0;             // score that weights are relative to
+    double rest = 0;               // weight of all rows that were not found
+    float lse = 0;                 // of all rows
+    float Score(uint16_t sum) const { return base + step * static_cast<float>(sum); }
+  };
+
+  void BuildTables(const PqIndex& index, const BestCodesRequest& r);
+  void TakeSample(const PqIndex& index, const BestCodesRequest& r);
+  void SetThresholds(const BestCodesRequest& r, int64_t rank);
+  void Scan(const PqIndex& index, const BestCodesRequest& r);
+  void Weigh(int64_t rows, Query* query);
+  bool SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* list);
+  bool SelectEach(const BestCodesRequest& r, Query* query, std::vector<int64_t>* list);
+  void WeighUnselected(const BestCodesRequest& r, const std::vector<std::vector<int64_t>>& lists);
+
+  std::vector<QuantisedTables> tables_;  // of every kScanQueries queries
+  std::vector<Query> queries_;           // [G]
+  std::vector<float> unselected_;        // [G]
+  std::vector<float> floats_, ranks_, scratch_, weights_;
+  std::vector<uint32_t> rows_;
+  std::vector<int64_t> best_;
+};
+
+}  // namespace pqcache

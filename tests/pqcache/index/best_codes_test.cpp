@@ -1,0 +1,213 @@
+#include "pqcache/index/best_codes.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <set>
+#include <vector>
+
+#include "tests/pqcache/index/codebook_samples.h"
+#include "tests/support/random_data.h"
+
+namespace pqcache {
+namespace {
+
+using namespace pqcache::testing;
+
+constexpr float kScale = 0.3f;
+
+// Scores of every row by the definition: sums of the entries of the quantised tables.
+class BestCodesTest : public ::testing::Test {
+ protected:
+  void Make(const PqShape& shape, int64_t n, int g) {
+    shape_ = shape;
+    rows_ = n;
+    g_ = g;
+    index_ = std::make_unique<PqIndex>(
+        std::make_shared<const HeadCodebook>(RandomCodebook(shape, false, 1)));
+    const std::vector<uint8_t> codes = RandomCodes(shape, n, 2);
+    index_->AppendCodes(n, codes.data());
+    queries_ = RandomNormals(int64_t{g} * shape.dim, 3);
+    scores_.assign(static_cast<size_t>(g), {});
+    const int k = shape.centroids();
+    std::vector<float> floats(static_cast<size_t>(shape.subspaces * k));
+    for (int q = 0; q < g; ++q) {
+      index_->codebook().BuildTables(1, queries_.data() + int64_t{q} * shape.dim, kScale,
+                                     floats.data());
+      QuantisedTables tables;
+      tables.Set(shape, 1, floats.data());
+      for (int64_t row = 0; row < n; ++row) {
+        int sum = 0;
+        for (int m = 0; m < shape.subspaces; ++m) {
+          sum += tables.entries[static_cast<size_t>(
+              m * k + codes[static_cast<size_t>(row * shape.subspaces + m)])];
+        }
+        scores_[static_cast<size_t>(q)].push_back(tables.base[0] +
+                                                  tables.step[0] * static_cast<float>(sum));
+      }
+    }
+  }
+
+  double Lse(int q, int64_t begin, int64_t end, const std::set<int64_t>& without = {}) const {
+    double sum = 0;
+    for (int64_t row = begin; row < end; ++row) {
+      if (without.contains(row - begin)) continue;
+      sum += std::exp(double{scores_[static_cast<size_t>(q)][static_cast<size_t>(row)]});
+    }
+    return std::log(sum);
+  }
+
+  std::vector<int64_t> Best(const std::vector<float>& ranks, int64_t k) const {
+    std::vector<int64_t> order(ranks.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return ranks[static_cast<size_t>(a)] > ranks[static_cast<size_t>(b)];
+    });
+    order.resize(static_cast<size_t>(std::min<int64_t>(k, static_cast<int64_t>(order.size()))));
+    std::sort(order.begin(), order.end());
+    return order;
+  }
+
+  std::vector<float> Ranks(int q, int64_t begin, int64_t end) const {
+    const auto& s = scores_[static_cast<size_t>(q)];
+    return {s.begin() + begin, s.begin() + end};
+  }
+
+  std::vector<std::vector<int64_t>> Select(int64_t begin, int64_t end, int64_t k, bool together) {
+    std::vector<std::vector<int64_t>> lists;
+    best_.Select(*index_,
+                 {.g = g_,
+                  .queries = queries_.data(),
+                  .scale = kScale,
+                  .begin = begin,
+                  .end = end,
+                  .k = k,
+                  .together = together},
+                 &lists);
+    return lists;
+  }
+
+  PqShape shape_;
+  int64_t rows_ = 0;
+  int g_ = 0;
+  std::unique_ptr<PqIndex> index_;
+  std::vector<float> queries_;
+  std::vector<std::vector<float>> scores_;  // [G, N]
+  BestCodes best_;
+};
+
+TEST_F(BestCodesTest, EachQueryGetsExactlyItsBest) {
+  for (const PqShape& shape : {PqShape{32, 8, 8}, PqShape{32, 16, 4}}) {
+    for (const int64_t n : {1, 63, 65, 1000, 20000}) {
+      for (const int g : {1, 4, 6}) {
+        Make(shape, n, g);
+        for (const int64_t k : {int64_t{0}, int64_t{1}, n / 50, n / 3, n, n + 5}) {
+          for (const int64_t begin : {int64_t{0}, std::min<int64_t>(17, n)}) {
+            SCOPED_TRACE(shape.Name() + " n " + std::to_string(n) + " g " + std::to_string(g) +
+                         " k " + std::to_string(k) + " begin " + std::to_string(begin));
+            const auto lists = Select(begin, n, k, false);
+            ASSERT_EQ(lists.size(), static_cast<size_t>(g));
+            for (int q = 0; q < g; ++q) {
+              ASSERT_EQ(lists[static_cast<size_t>(q)], Best(Ranks(q, begin, n), k)) << q;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// With few rows all are found, so that nothing is estimated.
+TEST_F(BestCodesTest, TogetherTheyTakeTheLargestShares) {
+  for (const int64_t n : {1, 65, 1500}) {
+    Make({32, 8, 8}, n, 5);
+    std::vector<float> ranks(static_cast<size_t>(n), -INFINITY);
+    for (int q = 0; q < g_; ++q) {
+      const auto lse = static_cast<float>(Lse(q, 0, n));
+      for (int64_t row = 0; row < n; ++row) {
+        float& rank = ranks[static_cast<size_t>(row)];
+        rank = std::max(rank, scores_[static_cast<size_t>(q)][static_cast<size_t>(row)] - lse);
+      }
+    }
+    const auto lists = Select(0, n, n / 10 + 1, true);
+    ASSERT_EQ(lists.size(), 1u);
+    std::vector<int64_t> both;
+    const std::vector<int64_t> expected = Best(ranks, n / 10 + 1);
+    std::set_intersection(expected.begin(), expected.end(), lists[0].begin(), lists[0].end(),
+                          std::back_inserter(both));
+    // Ranks that differ by rounding may change places at the end.
+    EXPECT_GE(both.size() + 1, expected.size());
+    EXPECT_EQ(lists[0].size(), expected.size());
+  }
+}
+
+TEST_F(BestCodesTest, OfManyRowsTheEstimatesAreClose) {
+  const int64_t n = 60000, k = 1200;
+  Make({64, 16, 8}, n, 4);
+  std::vector<float> ranks(static_cast<size_t>(n), -INFINITY);
+  for (int q = 0; q < g_; ++q) {
+    const auto lse = static_cast<float>(Lse(q, 0, n));
+    for (int64_t row = 0; row < n; ++row) {
+      float& rank = ranks[static_cast<size_t>(row)];
+      rank = std::max(rank, scores_[static_cast<size_t>(q)][static_cast<size_t>(row)] - lse);
+    }
+  }
+  const auto lists = Select(0, n, k, true);
+  std::vector<int64_t> both;
+  const std::vector<int64_t> expected = Best(ranks, k);
+  std::set_intersection(expected.begin(), expected.end(), lists[0].begin(), lists[0].end(),
+                        std::back_inserter(both));
+  EXPECT_GE(both.size(), expected.size() * 95 / 100);
+  for (int q = 0; q < g_; ++q) {
+    EXPECT_NEAR(best_.unselected_lse(q), Lse(q, 0, n, {lists[0].begin(), lists[0].end()}), 0.1);
+  }
+  const auto each = Select(0, n, k, false);
+  for (int q = 0; q < g_; ++q) {
+    const auto& list = each[static_cast<size_t>(q)];
+    EXPECT_NEAR(best_.unselected_lse(q), Lse(q, 0, n, {list.begin(), list.end()}), 0.1);
+  }
+}
+
+// All that matters lies in a few blocks that no sample has: thresholds are too low or too high, and
+// the result is right all the same.
+TEST_F(BestCodesTest, ASampleThatMissesEverythingChangesNothing) {
+  const PqShape shape{32, 8, 8};
+  const auto codebook = std::make_shared<const HeadCodebook>(RandomCodebook(shape, false, 1));
+  Make(shape, 20000, 4);
+  const std::vector<uint8_t> one = RandomCodes(shape, 1, 9);
+  index_ = std::make_unique<PqIndex>(codebook);
+  std::vector<uint8_t> codes;
+  for (int64_t row = 0; row < rows_; ++row) {
+    if (row / kScanBlockTokens % 13 == 5) {
+      const std::vector<uint8_t> other = RandomCodes(shape, 1, static_cast<uint64_t>(row));
+      codes.insert(codes.end(), other.begin(), other.end());
+    } else {
+      codes.insert(codes.end(), one.begin(), one.end());  // equal scores: ties
+    }
+  }
+  index_->AppendCodes(rows_, codes.data());
+  std::vector<float> floats(static_cast<size_t>(8 * 256));
+  const auto lists = Select(0, rows_, 700, false);
+  for (int q = 0; q < g_; ++q) {
+    index_->codebook().BuildTables(1, queries_.data() + int64_t{q} * 32, kScale, floats.data());
+    QuantisedTables tables;
+    tables.Set(shape, 1, floats.data());
+    std::vector<float> sums;
+    for (int64_t row = 0; row < rows_; ++row) {
+      int sum = 0;
+      for (int m = 0; m < 8; ++m) {
+        sum +=
+            tables.entries[static_cast<size_t>(m * 256 + codes[static_cast<size_t>(row * 8 + m)])];
+      }
+      sums.push_back(static_cast<float>(sum));
+    }
+    EXPECT_EQ(lists[static_cast<size_t>(q)], Best(sums, 700));
+  }
+}
+
+}  // namespace
+}  // namespace pqcache

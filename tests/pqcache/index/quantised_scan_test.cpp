@@ -1,0 +1,124 @@
+#include "pqcache/index/quantised_scan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "pqcache/base/random.h"
+#include "tests/pqcache/index/codebook_samples.h"
+#include "tests/support/random_data.h"
+
+namespace pqcache {
+namespace {
+
+using namespace pqcache::testing;
+
+class QuantisedScanTest : public ::testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    if (!IsaSupported(GetParam())) GTEST_SKIP() << "this CPU has no " << IsaName(GetParam());
+  }
+  const QuantisedScan& scan() const { return QuantisedScans()[static_cast<size_t>(GetParam())]; }
+};
+
+TEST_P(QuantisedScanTest, SumsTheEntriesOfEveryQuery) {
+  for (const int bits : {4, 8}) {
+    for (const int subspaces : {2, 3, 6, 16, 64}) {
+      if (bits == 4 && subspaces % 2 == 1) continue;
+      SCOPED_TRACE(std::to_string(subspaces) + "x" + std::to_string(bits));
+      const PqShape shape{subspaces, subspaces, bits};
+      const int k = shape.centroids();
+      QuantisedTables tables;
+      tables.Set(shape, kScanQueries,
+                 RandomNormals(int64_t{kScanQueries} * subspaces * k, 1).data());
+      if (scan().uses_lanes(bits)) tables.FillLanes();
+      const int lines = shape.bytes_per_key(), blocks = 7;
+      std::vector<uint8_t> codes(static_cast<size_t>(blocks * lines * kScanBlockTokens));
+      Random random(2);
+      for (uint8_t& byte : codes) byte = static_cast<uint8_t>(random.Next());
+      for (int block = 0; block < blocks; block += 3) {
+        const int count = std::min(kScanBlocks, blocks - block);
+        std::vector<uint16_t> sums(kScanQueries * kScanTokens, 7);
+        scan().scan(tables, codes.data(), block, count, sums.data());
+        for (int q = 0; q < kScanQueries; ++q) {
+          const uint8_t* entries = tables.entries.data() + q * subspaces * k;
+          for (int i = 0; i < kScanTokens; ++i) {
+            int expected = 7;
+            if (i < count * kScanBlockTokens) {
+              expected = 0;
+              const uint8_t* bytes = codes.data() +
+                                     (block + i / kScanBlockTokens) * lines * kScanBlockTokens +
+                                     i % kScanBlockTokens;
+              for (int m = 0; m < subspaces; ++m) {
+                const uint8_t byte = bytes[(bits == 8 ? m : m / 2) * kScanBlockTokens];
+                const int code = bits == 8 ? byte : m % 2 == 0 ? byte & 15 : byte >> 4;
+                expected += entries[m * k + code];
+              }
+            }
+            ASSERT_EQ(sums[static_cast<size_t>(q * kScanTokens + i)], expected) << q << " " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(QuantisedScanTest, ComparesAsUnsigned) {
+  std::vector<uint16_t> sums(kScanBlockTokens);
+  Random random(3);
+  for (uint16_t& sum : sums) sum = static_cast<uint16_t>(random.Next());
+  sums[5] = 0;
+  sums[40] = 65535;
+  for (const uint16_t threshold :
+       {uint16_t{0}, uint16_t{1}, uint16_t{32767}, uint16_t{32768}, sums[17], uint16_t{65535}}) {
+    const uint64_t bits = scan().at_least(sums.data(), threshold);
+    for (int i = 0; i < kScanBlockTokens; ++i) {
+      EXPECT_EQ(bits >> i & 1, sums[static_cast<size_t>(i)] >= threshold) << i << " " << threshold;
+    }
+  }
+}
+
+std::string NameOf(const ::testing::TestParamInfo<Isa>& isa) {
+  return std::string(IsaName(isa.param));
+}
+INSTANTIATE_TEST_SUITE_P(Isas, QuantisedScanTest, ::testing::ValuesIn(kIsas), NameOf);
+
+TEST(QuantisedTables, SumsGiveTheScoresBack) {
+  const PqShape shape{16, 8, 8};
+  for (const int g : {1, 3, 4}) {
+    const std::vector<float> floats = RandomNormals(int64_t{g} * 8 * 256, 4);
+    QuantisedTables tables;
+    tables.Set(shape, g, floats.data());
+    Random random(5);
+    for (int q = 0; q < kScanQueries; ++q) {
+      for (int i = 0; i < 200; ++i) {
+        float score = 0;
+        int sum = 0;
+        for (int m = 0; m < 8; ++m) {
+          const auto code = static_cast<size_t>(random.Below(256));
+          sum += tables.entries[static_cast<size_t>((q * 8 + m) * 256) + code];
+          if (q < g) score += floats[static_cast<size_t>((q * 8 + m) * 256) + code];
+        }
+        if (q >= g) {
+          EXPECT_EQ(sum, 0);
+        } else {
+          EXPECT_NEAR(tables.base[q] + tables.step[q] * static_cast<float>(sum), score,
+                      8 * 0.51f * tables.step[q]);
+        }
+      }
+    }
+  }
+}
+
+TEST(QuantisedTables, AlikeEntriesGiveTheirSum) {
+  QuantisedTables tables;
+  const std::vector<float> floats(2 * 16, 3.0f);
+  tables.Set({2, 2, 4}, 1, floats.data());
+  EXPECT_EQ(tables.base[0], 6.0f);
+  EXPECT_EQ(*std::max_element(tables.entries.begin(), tables.entries.end()), 0);
+}
+
+}  // namespace
+}  // namespace pqcache
