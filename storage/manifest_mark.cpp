@@ -27,7 +27,12 @@ std::string Line(std::string_view manifest, uint64_t bytes, uint64_t checksum) {
 Status CheckManifestMark(const std::string& path) {
   const Result<std::string> mark = ReadFile(MarkFile(path), kMaxBytes);
   const Result<std::string> current = ReadFile(path + "/CURRENT", kMaxBytes);
-  if (!mark.ok() || !current.ok()) return Status::Ok();
+  if (!current.ok()) return Status::Ok();
+  if (!mark.ok()) {
+    Log(LogLevel::kWarning,
+        mark.status().message() + "; a damaged list of files may not be noticed this time");
+    return Status::Ok();
+  }
   std::istringstream words(*mark);
   std::string manifest;
   uint64_t bytes = 0, checksum = 0;

@@ -51,7 +51,7 @@ class CheckCommand : public Command {
   void Declare(Flags* flags) override {
     model_.Declare(flags);
     attention_.Declare(flags);
-    flags->Text("--policy", &policy_, "attention policy");
+    flags->Text("--policy", &policy_, PolicyHelp());
     flags->Text("-f,--file", &file_, "text to run");
     flags->Text("--task", &task_, "or a generated task: passkey, needle, kv_retrieval, copy");
     flags->Text("--haystack", &haystack_, "filler of --task; default: noise sentences");

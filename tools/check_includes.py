@@ -14,7 +14,7 @@ import sys
 # Folder: (folders it may include besides itself, third-party headers its .cpp files may include).
 RULES = {
     "pqcache/base": ([], ["nlohmann/", "openssl/", "xxhash.h", "omp.h"]),
-    "pqcache/index": (["pqcache/base"], ["faiss/"]),
+    "pqcache/index": (["pqcache/base"], ["faiss/", "immintrin.h"]),
     "pqcache/policy": (["pqcache/base"], []),
     "pqcache/cache": (["pqcache/base", "pqcache/index", "pqcache/policy"], []),
     "storage": (["pqcache/base", "pqcache/cache/page_store.h", "pqcache/cache/page_codec.h",

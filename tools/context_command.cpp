@@ -12,6 +12,11 @@
 namespace pqcache::tools {
 namespace {
 
+Status CheckGivenStore(const std::string& spec) {
+  if (!spec.empty()) return storage::CheckDurable(spec);
+  return Status::InvalidArgument("--store is absent, expected the store of the contexts");
+}
+
 // Opens the store that is there, for one verb.
 class ContextCommand : public Command {
  public:
@@ -22,7 +27,7 @@ class ContextCommand : public Command {
 
   Status Prepare() override {
     PQCACHE_RETURN_IF_ERROR(CheckNames());
-    return storage::CheckDurable(store_spec_);
+    return CheckGivenStore(store_spec_);
   }
 
   Result<Report> Run(bool) override {
@@ -40,7 +45,7 @@ class ContextCommand : public Command {
   virtual Result<Report> RunVerb(const ContextCatalog& catalog) = 0;
 
   std::vector<std::string> names_;
-  std::string store_spec_ = "memory", cache_salt_;
+  std::string store_spec_, cache_salt_;
 
  private:
   std::unique_ptr<PageStore> store_;
@@ -51,6 +56,8 @@ void ReportDamaged(const CatalogListing& listing, Report* report) {
   for (const std::string& problem : listing.damaged) report->text += "DAMAGED: " + problem + "\n";
   report->passed = report->passed && listing.damaged.empty();
 }
+
+constexpr const char* kNoContexts = "no stored contexts of this --cache-salt\n";
 
 Json Strings(const std::vector<std::string>& texts) {
   Json list = Json::Array();
@@ -71,7 +78,7 @@ class ListCommand : public ContextCommand {
       report.text += ContextLine(m);
     }
     ReportDamaged(listing, &report);
-    if (report.text.empty()) report.text = "no stored contexts of this --cache-salt\n";
+    if (report.text.empty()) report.text = kNoContexts;
     report.json.Set("contexts", std::move(contexts)).Set("damaged", Strings(listing.damaged));
     return report;
   }
@@ -118,11 +125,14 @@ class VerifyCommand : public ContextCommand {
       PQCACHE_ASSIGN_OR_RETURN(const ContextCheck check, catalog.Verify(m));
       Json entry = DescribeContext(m);
       entry.Set("damaged", check.damaged).Set("missing", check.missing);
+      entry.Set("problems", Strings(check.problems));
       contexts.Push(std::move(entry));
       AddText(m, check, &report);
     }
+    if (report.text.empty()) report.text = kNoContexts;
     if (names_.empty()) {
-      report.json.Set("contexts", std::move(contexts)).Set("damaged", Strings(listing.damaged));
+      report.json.Set("contexts", std::move(contexts));
+      report.json.Set("damaged_manifests", Strings(listing.damaged));
     } else {
       report.json = contexts.AsArray()[0];
     }
@@ -140,8 +150,10 @@ class VerifyCommand : public ContextCommand {
     report->passed = false;
     const int64_t more = found - static_cast<int64_t>(check.problems.size());
     if (more > 0) report->text += "  and " + std::to_string(more) + " more\n";
-    report->text += "  'generate --context " + m.name +
-                    "' computes it again when it meets one of them, and mends it\n";
+    report->text +=
+        "  'generate --context " + m.name +
+        "' computes it again, and mends it, when it needs one of these pages; to mend it "
+        "at once remove it and save it again\n";
   }
 };
 
@@ -163,6 +175,7 @@ class RepairCommand : public Command {
   }
 
   Status Prepare() override {
+    PQCACHE_RETURN_IF_ERROR(CheckGivenStore(store_spec_));
     PQCACHE_ASSIGN_OR_RETURN(folder_, storage::FolderOfStore(store_spec_));
     if (!into_.empty()) return Status::Ok();
     return Status::InvalidArgument("--into is absent, expected a new folder");
@@ -196,7 +209,7 @@ class RepairCommand : public Command {
   }
 
  private:
-  std::string store_spec_ = "memory", into_, folder_;
+  std::string store_spec_, into_, folder_;
 };
 
 }  // namespace

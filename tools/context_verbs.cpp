@@ -32,7 +32,9 @@ std::string ContextLine(const ContextManifest& m) {
   const std::string codes = m.codes.bytes_per_key > 0
                                 ? "codes of " + std::to_string(m.codes.bytes_per_key) + " bytes"
                                 : "no codes";
-  return m.name + "  " + std::to_string(m.tokens) + " tokens  " + codes + "  " +
+  return m.name + "  " + std::to_string(m.tokens) + " tokens  " +
+         std::string(DTypeName(m.identity.page.dtype)) + "  pages of " +
+         std::to_string(m.identity.page.page_tokens) + "  " + codes + "  " +
          std::to_string(m.bytes) + " bytes  " + std::to_string(StoredPageCount(m)) + " pages  " +
          when + " UTC\n";
 }

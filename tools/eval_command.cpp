@@ -37,7 +37,7 @@ class EvalCommand : public Command {
         "judge every n-th step against exact attention; adds recall, mass and output_error "
         "to the JSON");
     flags->Texts("--task", &tasks_, help);
-    flags->Specs("--policy", &policy_names_, "attention policy (repeatable)");
+    flags->Specs("--policy", &policy_names_, PolicyHelp() + " (repeatable; default: exact and pq)");
     flags->Texts("--ctx", &ctx_texts_, "context lengths");
     flags->Texts("--depths", &depth_texts_, "percent; default: samples spread over all depths");
     flags->Count("--num-samples", &num_samples_, "samples of a task (with --depths: at each)");

@@ -35,9 +35,9 @@ class GenerateCommand : public Command {
   void Declare(Flags* flags) override {
     model_.Declare(flags);
     attention_.Declare(flags);
-    flags->Text("--policy", &policy_, "attention policy");
-    flags->Text("--context", &context_,
-                "stored context that the prompt continues; it is decoded under the policy");
+    flags->Text("--policy", &policy_, PolicyHelp());
+    flags->Specs("--context", &contexts_,
+                 "stored context that the prompt continues; it is decoded under the policy");
     flags->Text("--on-missing", &on_missing_, "a page that is lost: recompute or fail");
     flags->Count("--shadow", &attention_.shadow, "judge every n-th step against exact attention");
     flags->Text("-p,--prompt", &prompt_, "prompt text");
@@ -59,8 +59,12 @@ class GenerateCommand : public Command {
       return Status::InvalidArgument("--on-missing is '" + on_missing_ +
                                      "', expected recompute or fail");
     }
-    if (!context_.empty()) {
-      PQCACHE_RETURN_IF_ERROR(CheckContextName(context_));
+    if (!contexts_.empty()) {
+      if (contexts_.size() > 1) {
+        return Status::InvalidArgument("--context is given twice, expected one name");
+      }
+      context_ = contexts_[0];
+      PQCACHE_RETURN_IF_ERROR(CheckContextName(context_).Annotate("--context"));
       PQCACHE_RETURN_IF_ERROR(storage::CheckDurable(attention_.store).Annotate("--context"));
     }
     sampling_.seed = static_cast<uint64_t>(model_.seed);
@@ -155,13 +159,21 @@ class GenerateCommand : public Command {
   Status CheckLength() {
     const int64_t limit = decoder_->spec().max_positions;
     const auto prompt_tokens = static_cast<int64_t>(prefix_tokens_.size() + tokens_.size());
-    if (tokens_.empty() || prompt_tokens > limit) {
-      return Status::InvalidArgument(
-          "the prompt has " + std::to_string(prompt_tokens) + " tokens, " +
-          std::to_string(prefix_tokens_.size()) + " of them stored, expected 1 to the model's " +
-          std::to_string(limit) + " and at least one that is not stored");
+    if (tokens_.empty()) {
+      return Status::InvalidArgument("the prompt has no tokens of its own, expected at least one");
     }
-    new_tokens_ = std::min(new_tokens_, limit - prompt_tokens);
+    if (prompt_tokens > limit) {
+      return Status::InvalidArgument("the prompt has " + std::to_string(prompt_tokens) +
+                                     " tokens, " + std::to_string(prefix_tokens_.size()) +
+                                     " of them stored, expected 1 to the model's " +
+                                     std::to_string(limit));
+    }
+    if (new_tokens_ > limit - prompt_tokens) {
+      Log(LogLevel::kWarning, "the model has " + std::to_string(limit) +
+                                  " positions: " + std::to_string(limit - prompt_tokens) + " of " +
+                                  std::to_string(new_tokens_) + " tokens can be generated");
+      new_tokens_ = limit - prompt_tokens;
+    }
     return Status::Ok();
   }
 
@@ -288,7 +300,7 @@ class GenerateCommand : public Command {
   AttentionFlags attention_;
   attention::SamplingOptions sampling_;
   std::string policy_ = "pq", prompt_, file_, context_, on_missing_ = "recompute";
-  std::vector<std::string> token_texts_;
+  std::vector<std::string> token_texts_, contexts_;
   int64_t new_tokens_ = 128;
   bool ignore_eos_ = false;
 

@@ -75,6 +75,15 @@ Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir) {
   return attention::Tokenizer::Load(model_dir + "/tokenizer.json");
 }
 
+std::string PolicyHelp() {
+  std::string help = "attention policy. ";
+  for (const PolicyEntry& entry : Policies()) {
+    help += (&entry == Policies().data() ? "" : "; ") + std::string(entry.name) + ": " +
+            std::string(entry.help);
+  }
+  return help;
+}
+
 void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt) {
   std::string tiers;
   for (const storage::PageStoreEntry& entry : storage::PageStores()) {

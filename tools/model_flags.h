@@ -32,6 +32,9 @@ struct ModelFlags {
   attention::ComputeDType compute = attention::ComputeDType::kAuto;
 };
 
+// The policies there are.
+std::string PolicyHelp();
+
 // --store and --cache-salt.
 void DeclareStoreFlags(Flags* flags, std::string* store, std::string* cache_salt);
 

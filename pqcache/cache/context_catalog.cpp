@@ -53,8 +53,9 @@ Result<ContextManifest> ContextCatalog::Find(const std::string& name) const {
   PQCACHE_ASSIGN_OR_RETURN(const CatalogListing listing, List());
   std::string known;
   for (const ContextManifest& m : listing.contexts) known += (known.empty() ? "" : ", ") + m.name;
-  return Status::NotFound("no stored context '" + name + "', " +
-                          (known.empty() ? "there are none" : "there are: " + known));
+  return Status::NotFound(
+      "no stored context '" + name + "', " +
+      (known.empty() ? "there are none of this tenant" : "there are: " + known));
 }
 
 Result<std::optional<StoredPrefix>> ContextCatalog::Match(const ContextIdentity& identity,

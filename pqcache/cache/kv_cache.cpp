@@ -39,8 +39,9 @@ Status CheckOptions(const KvCacheOptions& o) {
 
 // What a stored context is and what it should be; empty if they agree.
 std::string DescribeDifference(const ContextIdentity& stored, const ContextIdentity& wanted) {
-  const auto differ = [](const char* name, const std::string& found, const std::string& expected) {
-    return std::string(name) + " is " + found + ", expected " + expected;
+  const auto differ = [](const char* name, const std::string& of_stored, const std::string& here) {
+    return std::string(name) + " is " + here + " here, expected " + of_stored +
+           ", as it was stored";
   };
   if (stored.tenant != wanted.tenant) return "it is another tenant's";
   if (stored.model != wanted.model) {
@@ -180,8 +181,11 @@ Status KvCache::BeginLoad(StoredPrefix prefix) {
   }
   const StoredCodes codes = stored_codes();
   if (codebooks_ != nullptr && m.codes != codes) {
-    return Status::InvalidArgument("stored context " + m.name + ": its codes are of codebooks " +
-                                   m.codes.codebooks.Hex() + ", expected " + codes.codebooks.Hex());
+    const std::string kept = m.codes.bytes_per_key == 0
+                                 ? "it was stored without codes"
+                                 : "its codes are of codebooks " + m.codes.codebooks.Hex();
+    return Status::InvalidArgument("stored context " + m.name + ": " + kept + ", expected those " +
+                                   codes.codebooks.Hex());
   }
   load_ = std::make_unique<ContextLoad>(
       std::move(prefix), store_, [this](int layer, int head) { return HeadOptions(layer, head); });

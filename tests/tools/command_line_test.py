@@ -292,7 +292,7 @@ class CommandLine(unittest.TestCase):
                     "-p", "x", "--context", "nope", *common, store)
         self.expect(1, "no stored context 'doc'", "generate", "-m", MODEL, "-p", "x", "--context",
                     "doc", "--cache-salt", "another tenant", *common, store)
-        self.expect(1, "page_tokens is 16, expected 32", "generate", "-m", MODEL, "-p", "x",
+        self.expect(1, "page_tokens is 32 here, expected 16, as it was stored", "generate", "-m", MODEL, "-p", "x",
                     "--context", "doc", "--page-tokens", "32", *common, store)
 
         self.expect(0, "0 damaged", "context", "verify", "--store", store)
@@ -323,7 +323,8 @@ class CommandLine(unittest.TestCase):
         for verb in (["list"], ["show", "x"], ["verify"], ["rm", "x"]):
             self.expect(1, "expected a page store that is there already", "context", *verb,
                         "--store", nowhere)
-            self.expect(2, "'memory' ends with the process", "context", *verb)
+            self.expect(2, "--store is absent", "context", *verb)
+            self.expect(2, "'memory' ends with the process", "context", *verb, "--store", "memory")
         self.expect(1, "expected a page store that is there already", "generate", "-m", MODEL,
                     "-p", "x", "--context", "x", "--policy", "exact", "--store", nowhere)
         self.expect(2, "'memory' ends with the process", "generate", "-m", MODEL, "-p", "x",
@@ -331,6 +332,8 @@ class CommandLine(unittest.TestCase):
         self.expect(2, "'memory' ends with the process", "context", "save", "x", "-m", MODEL,
                     "-p", "x")
         self.assertFalse(pathlib.Path(self.path("nowhere")).exists())
+        self.expect(2, "--context: context name is ''", "generate", "-m", MODEL, "-p", "x",
+                    "--context", "")
         self.expect(2, "context has no verb, expected one of: save, list", "context")
         self.expect(2, "unknown command 'context see'", "context", "see")
         self.expect(2, "found 0 names, expected one", "context", "show", "--store", nowhere)
