@@ -91,18 +91,15 @@ PQCACHE_INLINE Floats<kBytes> SumPairs(Floats<kBytes> a, Floats<kBytes> b,
          __builtin_shufflevector(a, b, (2 * kLane + 1)...);
 }
 
-// Lane i becomes the sum of v[i].
-template <int kBytes>
-PQCACHE_INLINE Floats<kBytes> SumEach(Floats<kBytes>* v) {
-  constexpr int kLanes = Register<kBytes>::kLanes;
-#pragma GCC unroll 4
-  for (int n = kLanes; n > 1; n /= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < n / 2; ++i) {
-      v[i] = SumPairs<kBytes>(v[2 * i], v[2 * i + 1], Lanes<kBytes>());
-    }
+// Lane i becomes the sum of v[i], of as many as there are lanes.
+template <int kBytes, int kCount = Register<kBytes>::kLanes>
+PQCACHE_INLINE Floats<kBytes> SumEach(const Floats<kBytes>* v) {
+  if constexpr (kCount == 1) {
+    return v[0];
+  } else {
+    return SumPairs<kBytes>(SumEach<kBytes, kCount / 2>(v),
+                            SumEach<kBytes, kCount / 2>(v + kCount / 2), Lanes<kBytes>());
   }
-  return v[0];
 }
 
 // Memory is fastest when it is read in order, values together with their keys; what is asked for

@@ -1,6 +1,6 @@
 #include "train/subspace_points.h"
 
-#include "train/nearest_centroid.h"
+#include "pqcache/index/nearest_centroid.h"
 
 namespace pqcache::train {
 

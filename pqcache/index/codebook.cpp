@@ -7,9 +7,13 @@
 
 #include "pqcache/base/vector_clones.h"
 #include "pqcache/base/vector_math.h"
+#include "pqcache/index/nearest_centroid.h"
 
 namespace pqcache {
 namespace {
+
+// Keys that are encoded together.
+constexpr int64_t kEncodeBlock = 2 * kPointBlock;
 
 Status CheckArray(std::span<const float> values, size_t expected, bool may_be_empty,
                   std::string_view name) {
@@ -134,6 +138,12 @@ Result<HeadCodebook> HeadCodebook::Create(Parts parts) {
 
 void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
   const PqShape& s = parts_.shape;
+  while (n >= kEncodeBlock) {
+    EncodeBlock(keys, codes);
+    n -= kEncodeBlock;
+    keys += kEncodeBlock * s.dim;
+    codes += kEncodeBlock * s.subspaces;
+  }
   const int k = s.centroids();
   const int sub = s.sub_dim();
   std::vector<float> rotated(static_cast<size_t>(s.dim));
@@ -145,6 +155,32 @@ void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
           Nearest(rotated.data() + m * sub, sub, k, &transposed_[static_cast<size_t>(m) * sub * k],
                   &half_norms_[static_cast<size_t>(m) * k], distances.data()));
     }
+  }
+}
+
+// The same codes to the bit as one by one: each sum is taken in the same order.
+void HeadCodebook::EncodeBlock(const float* keys, uint8_t* codes) const {
+  const PqShape& s = parts_.shape;
+  const int sub = s.sub_dim();
+  const auto k = static_cast<size_t>(s.centroids());
+  thread_local AlignedBuffer<float> coordinates;  // [D, block]
+  coordinates.Resize(static_cast<size_t>(s.dim * kEncodeBlock));
+  std::vector<float> rotated(static_cast<size_t>(s.dim));
+  for (int64_t i = 0; i < kEncodeBlock; ++i) {
+    Transform(parts_.key_transform, s.dim, keys + i * s.dim, rotated.data());
+    for (int d = 0; d < s.dim; ++d) coordinates[d * kEncodeBlock + i] = rotated[d];
+  }
+  uint8_t nearest[kEncodeBlock];
+  for (int m = 0; m < s.subspaces; ++m) {
+    const size_t first = static_cast<size_t>(m) * k;
+    FindNearestCentroids({.points = kEncodeBlock,
+                          .dim = sub,
+                          .centroids = s.centroids(),
+                          .coordinates = coordinates.data() + int64_t{m} * sub * kEncodeBlock,
+                          .centroid_rows = parts_.centroids.data() + first * sub,
+                          .half_norms = half_norms_.data() + first},
+                         nearest);
+    for (int64_t i = 0; i < kEncodeBlock; ++i) codes[i * s.subspaces + m] = nearest[i];
   }
 }
 

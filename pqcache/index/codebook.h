@@ -72,6 +72,7 @@ class HeadCodebook {
 
  private:
   explicit HeadCodebook(Parts parts);
+  void EncodeBlock(const float* keys, uint8_t* codes) const;
   Parts parts_;
   std::vector<float> transposed_;  // [M, D/M, K] the centroids once more, for loops over K
   std::vector<float> half_norms_;  // [M, K] half squared lengths

@@ -1,4 +1,4 @@
-#include "train/nearest_centroid.h"
+#include "pqcache/index/nearest_centroid.h"
 
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "pqcache/base/aligned_buffer.h"
-#include "tests/train/synthetic.h"
+#include "tests/support/random_data.h"
 
-namespace pqcache::train {
+namespace pqcache {
 namespace {
 
 struct Problem {
@@ -23,9 +23,9 @@ struct Problem {
 Problem MakeProblem(int64_t points, int dim, int k, uint64_t seed) {
   Problem p;
   p.coordinates.Resize(static_cast<size_t>(points * dim));
-  const std::vector<float> values = testing::NormalRows(points, dim, seed);
+  const std::vector<float> values = testing::RandomNormals(points * dim, seed);
   std::copy(values.begin(), values.end(), p.coordinates.data());
-  p.centroids = testing::NormalRows(k, dim, seed + 1);
+  p.centroids = testing::RandomNormals(int64_t{k} * dim, seed + 1);
   for (int j = 0; j < k; ++j) {
     float norm = 0;
     for (int d = 0; d < dim; ++d) norm += p.centroids[j * dim + d] * p.centroids[j * dim + d];
@@ -53,7 +53,9 @@ double SquaredDistanceTo(const Problem& p, int64_t point, int centroid) {
 class NearestCentroidTest : public ::testing::TestWithParam<NearestCentroidKernel> {
  protected:
   void SetUp() override {
-    if (!GetParam().supported()) GTEST_SKIP() << "this CPU lacks " << GetParam().name;
+    if (!IsaSupported(GetParam().isa)) {
+      GTEST_SKIP() << "this CPU has no " << IsaName(GetParam().isa);
+    }
   }
 };
 
@@ -96,7 +98,7 @@ TEST_P(NearestCentroidTest, NotANumberGivesZero) {
 INSTANTIATE_TEST_SUITE_P(Kernels, NearestCentroidTest,
                          ::testing::ValuesIn(NearestCentroidKernels().begin(),
                                              NearestCentroidKernels().end()),
-                         [](const auto& row) { return std::string(row.param.name); });
+                         [](const auto& row) { return std::string(IsaName(row.param.isa)); });
 
 }  // namespace
-}  // namespace pqcache::train
+}  // namespace pqcache

@@ -1,13 +1,15 @@
 #pragma once
 
-// The inner loop of k-means: the nearest of K centroids for every point of one sub-space. The body
-// is chosen once per process by what the CPU has.
+// The inner loop of k-means and of encoding: the nearest of K centroids for every point of one
+// sub-space. Every instruction set gives the same bits; the body is chosen once per process
+// (isa.h).
 
 #include <cstdint>
 #include <span>
-#include <string_view>
 
-namespace pqcache::train {
+#include "pqcache/base/isa.h"
+
+namespace pqcache {
 
 // Points come in blocks of this many; pad the last block with anything finite.
 inline constexpr int64_t kPointBlock = 32;
@@ -25,12 +27,11 @@ struct NearestCentroidTask {
 // the lower one. Not-a-number never wins, and a point for which nothing wins gets 0.
 void FindNearestCentroids(const NearestCentroidTask& task, uint8_t* nearest);
 
-// The bodies behind it, widest first, for tests and measurements.
+// The bodies behind it, for tests.
 struct NearestCentroidKernel {
-  std::string_view name;
-  bool (*supported)();
+  Isa isa;
   void (*run)(const NearestCentroidTask&, uint8_t*);
 };
 std::span<const NearestCentroidKernel> NearestCentroidKernels();
 
-}  // namespace pqcache::train
+}  // namespace pqcache

@@ -1,10 +1,10 @@
-#include "train/nearest_centroid.h"
+#include "pqcache/index/nearest_centroid.h"
 
 #include <limits>
 
 #include "pqcache/base/check.h"
 
-namespace pqcache::train {
+namespace pqcache {
 namespace {
 
 template <int kBytes>
@@ -68,19 +68,16 @@ __attribute__((target("avx2,fma"))) void FindAvx2(const NearestCentroidTask& tas
                                                   uint8_t* nearest) {
   Find<32>(task, nearest);
 }
-bool HasAvx512() { return __builtin_cpu_supports("avx512f"); }
-bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
 void FindBaseline(const NearestCentroidTask& task, uint8_t* nearest) { Find<16>(task, nearest); }
-bool Always() { return true; }
 
 constexpr NearestCentroidKernel kKernels[] = {
+    {Isa::kScalar, FindBaseline},
 #ifdef __x86_64__
-    {"avx512", HasAvx512, FindAvx512},
-    {"avx2", HasAvx2, FindAvx2},
+    {Isa::kAvx2, FindAvx2},
+    {Isa::kAvx512, FindAvx512},
 #endif
-    {"baseline", Always, FindBaseline},
 };
 
 }  // namespace
@@ -89,12 +86,8 @@ std::span<const NearestCentroidKernel> NearestCentroidKernels() { return kKernel
 
 void FindNearestCentroids(const NearestCentroidTask& task, uint8_t* nearest) {
   PQCACHE_DCHECK(task.points % kPointBlock == 0 && task.centroids % 4 == 0, "not whole blocks");
-  static const NearestCentroidKernel* const kernel = [] {
-    const NearestCentroidKernel* k = kKernels;
-    while (!k->supported()) ++k;
-    return k;
-  }();
-  kernel->run(task, nearest);
+  static const auto run = kKernels[static_cast<size_t>(ActiveIsa())].run;
+  run(task, nearest);
 }
 
-}  // namespace pqcache::train
+}  // namespace pqcache
