@@ -12,7 +12,7 @@ namespace pqcache {
 namespace {
 
 // Sampled blocks are spread over all rows: one in 16, but not fewer than these, nor more.
-constexpr int64_t kMinSampledBlocks = 24, kMaxSampledBlocks = 64;
+constexpr int64_t kMinSampledBlocks = 24, kMaxSampledBlocks = 32;
 // Rows that are looked for, as a multiple of those that are wanted, and standard deviations of the
 // sample on top: so that a second scan is rare.
 constexpr double kMargin = 1.25, kDeviations = 2.5;

@@ -157,52 +157,58 @@ PQCACHE_AVX512 inline __m512i LookUp256(const __m512i* table, __m512i code) {
                                 _mm512_permutex2var_epi8(table[2], code, table[3]));
 }
 
+// The bodies of kCount blocks: their sums stay in registers while a table is.
+template <int kCount>
 PQCACHE_AVX512 void Scan8Avx512(const QuantisedTables& t, const uint8_t* codes, int64_t block,
-                                int count, uint16_t* sums) {
+                                uint16_t* sums) {
   const int64_t lines = t.subspaces, block_bytes = lines * kTokens;
   const uint8_t* bytes = codes + block * block_bytes;
   for (int q = 0; q < kScanQueries; ++q) {
     const uint8_t* entries = t.entries.data() + q * lines * 256;
-    __m512i even[kScanBlocks] = {}, odd[kScanBlocks] = {};
-    for (int64_t m = 0; m < lines; m += 2) {
-      const bool two = m + 1 < lines;
+    __m512i even[kCount] = {}, odd[kCount] = {};
+    int64_t m = 0;
+    for (; m + 1 < lines; m += 2) {
       __m512i table[8];
-      for (int i = 0; i < 4; ++i) table[i] = Load512(entries + m * 256 + i * 64);
-      for (int i = 4; i < 8; ++i) {
-        table[i] = two ? Load512(entries + m * 256 + i * 64) : _mm512_setzero_si512();
-      }
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) table[i] = Load512(entries + m * 256 + i * 64);
 #pragma GCC unroll 4
-      for (int b = 0; b < kScanBlocks; ++b) {
-        if (b >= count) break;
+      for (int b = 0; b < kCount; ++b) {
         const uint8_t* line = bytes + b * block_bytes + m * kTokens;
-        const __m512i second = two ? Load512(line + kTokens) : _mm512_setzero_si512();
-        Add512(_mm512_add_epi8(LookUp256(table, Load512(line)), LookUp256(table + 4, second)),
+        Add512(_mm512_add_epi8(LookUp256(table, Load512(line)),
+                               LookUp256(table + 4, Load512(line + kTokens))),
                &even[b], &odd[b]);
       }
     }
+    if (m < lines) {
+      __m512i table[4];
+      for (int i = 0; i < 4; ++i) table[i] = Load512(entries + m * 256 + i * 64);
+      for (int b = 0; b < kCount; ++b) {
+        Add512(LookUp256(table, Load512(bytes + b * block_bytes + m * kTokens)), &even[b], &odd[b]);
+      }
+    }
 #pragma GCC unroll 4
-    for (int b = 0; b < kScanBlocks; ++b) {
-      if (b < count) Store512(even[b], odd[b], sums + q * kScanTokens + b * kTokens);
+    for (int b = 0; b < kCount; ++b) {
+      Store512(even[b], odd[b], sums + q * kScanTokens + b * kTokens);
     }
   }
 }
 
+template <int kCount>
 PQCACHE_AVX512 void Scan4Avx512(const QuantisedTables& t, const uint8_t* codes, int64_t block,
-                                int count, uint16_t* sums) {
+                                uint16_t* sums) {
   const int64_t lines = t.subspaces / 2, block_bytes = lines * kTokens;
   const uint8_t* bytes = codes + block * block_bytes;
   const __m512i nibble = _mm512_set1_epi8(15);
   for (int q = 0; q < kScanQueries; ++q) {
     const uint8_t* entries = t.entries.data() + q * int64_t{t.subspaces} * 16;
-    __m512i even[kScanBlocks] = {}, odd[kScanBlocks] = {};
+    __m512i even[kCount] = {}, odd[kCount] = {};
     for (int64_t line = 0; line < lines; ++line) {
       const auto* table = reinterpret_cast<const __m128i*>(entries + 32 * line);
       // The form without a mask warns in g++ 12.
       const __m512i low = _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128(table));
       const __m512i high = _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128(table + 1));
 #pragma GCC unroll 4
-      for (int b = 0; b < kScanBlocks; ++b) {
-        if (b >= count) break;
+      for (int b = 0; b < kCount; ++b) {
         const __m512i code = Load512(bytes + b * block_bytes + line * kTokens);
         const __m512i first = _mm512_shuffle_epi8(low, _mm512_and_si512(code, nibble));
         const __m512i second =
@@ -211,18 +217,27 @@ PQCACHE_AVX512 void Scan4Avx512(const QuantisedTables& t, const uint8_t* codes, 
       }
     }
 #pragma GCC unroll 4
-    for (int b = 0; b < kScanBlocks; ++b) {
-      if (b < count) Store512(even[b], odd[b], sums + q * kScanTokens + b * kTokens);
+    for (int b = 0; b < kCount; ++b) {
+      Store512(even[b], odd[b], sums + q * kScanTokens + b * kTokens);
     }
+  }
+}
+
+template <int kCount>
+PQCACHE_AVX512 void ScanCountAvx512(const QuantisedTables& t, const uint8_t* codes, int64_t block,
+                                    uint16_t* sums) {
+  if (t.bits == 8) {
+    Scan8Avx512<kCount>(t, codes, block, sums);
+  } else {
+    Scan4Avx512<kCount>(t, codes, block, sums);
   }
 }
 
 PQCACHE_AVX512 void ScanAvx512(const QuantisedTables& t, const uint8_t* codes, int64_t block,
                                int count, uint16_t* sums) {
-  if (t.bits == 8) {
-    Scan8Avx512(t, codes, block, count, sums);
-  } else {
-    Scan4Avx512(t, codes, block, count, sums);
+  if (count == kScanBlocks) return ScanCountAvx512<kScanBlocks>(t, codes, block, sums);
+  for (int b = 0; b < count; ++b) {
+    ScanCountAvx512<1>(t, codes, block + b, sums + b * kTokens);
   }
 }
 
@@ -254,7 +269,8 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables) {
   bits = shape.bits;
   const int k = shape.centroids();
   const size_t table_size = static_cast<size_t>(subspaces) * k;
-  entries.assign(kScanQueries * table_size, 0);
+  entries.Resize(0);  // what is new is zero
+  entries.Resize(kScanQueries * table_size);
   std::vector<float> lowest(static_cast<size_t>(subspaces));
   for (int q = 0; q < g; ++q) {
     const float* table = tables + q * table_size;

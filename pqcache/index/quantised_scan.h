@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "pqcache/base/aligned_buffer.h"
 #include "pqcache/base/isa.h"
 #include "pqcache/index/codebook.h"
 
@@ -23,11 +24,11 @@ inline constexpr int kScanTokens = kScanBlocks * kScanBlockTokens;
 
 // The tables of up to kScanQueries queries; those that are not there have zeros.
 struct QuantisedTables {
-  int subspaces = 0;              // M
-  int bits = 0;                   // 4 or 8; K = 2^bits
-  std::vector<uint8_t> entries;   // [kScanQueries, M, K], each 0 to 127
-  std::vector<uint64_t> lanes;    // [M, K], the entries of the queries in 16 bits each, or empty
-  float base[kScanQueries] = {};  // the score of a sum is base + step * sum
+  int subspaces = 0;               // M
+  int bits = 0;                    // 4 or 8; K = 2^bits
+  AlignedBuffer<uint8_t> entries;  // [kScanQueries, M, K], each 0 to 127
+  std::vector<uint64_t> lanes;     // [M, K], the entries of the queries in 16 bits each, or empty
+  float base[kScanQueries] = {};   // the score of a sum is base + step * sum
   float step[kScanQueries] = {};
 
   // tables: [G, M, K] of finite numbers, G <= kScanQueries. Every query has a step of its own: the

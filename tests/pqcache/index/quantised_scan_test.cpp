@@ -117,7 +117,8 @@ TEST(QuantisedTables, AlikeEntriesGiveTheirSum) {
   const std::vector<float> floats(2 * 16, 3.0f);
   tables.Set({2, 2, 4}, 1, floats.data());
   EXPECT_EQ(tables.base[0], 6.0f);
-  EXPECT_EQ(*std::max_element(tables.entries.begin(), tables.entries.end()), 0);
+  EXPECT_EQ(*std::max_element(tables.entries.data(), tables.entries.data() + tables.entries.size()),
+            0);
 }
 
 }  // namespace
