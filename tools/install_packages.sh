@@ -5,7 +5,7 @@ PQCACHE_PACKAGES=(
   g++ cmake ninja-build python3 ca-certificates
   libtorch-dev libfaiss-dev librocksdb-dev libopenblas0-openmp liblapack-dev
   libgtest-dev nlohmann-json3-dev libcli11-dev libxxhash-dev libutf8proc-dev libssl-dev
-  libhiredis-dev redis-server openssl
+  libhiredis-dev redis-server openssl libjemalloc-dev
 )
 # libFuzzer's compiler, its OpenMP, and what puts names into its stack traces.
 PQCACHE_FUZZ_PACKAGES=(clang libclang-rt-dev libomp-dev llvm)

@@ -5,6 +5,11 @@
 #include "attention/torch/threads.h"
 #include "tools/commands.h"
 
+// Read by jemalloc, if the program is linked with it. Keys and values on large pages: reading them
+// in order is a quarter faster.
+extern "C" const char* malloc_conf;
+const char* malloc_conf = "thp:always,metadata_thp:always";
+
 namespace pqcache::tools {
 namespace {
 
