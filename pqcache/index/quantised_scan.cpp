@@ -15,16 +15,17 @@ namespace pqcache {
 namespace {
 
 constexpr int kTokens = kScanBlockTokens;
-constexpr float kLargestEntry = 127;
+// Two entries fit into 8 bits, and those of all sub-spaces into 16.
+float LargestEntry(int subspaces) { return static_cast<float>(std::min(127, 65535 / subspaces)); }
 constexpr float kSmallestRange = 1e-30f;  // so that its inverse is finite
 
 int64_t LinesOf(const QuantisedTables& t) { return t.bits == 8 ? t.subspaces : t.subspaces / 2; }
 
 // entries[i] = (table[i] - low) * scale, rounded.
 PQCACHE_VECTOR_CLONES void Quantise(const float* table, int n, float low, float scale,
-                                    uint8_t* entries) {
+                                    float largest, uint8_t* entries) {
   for (int i = 0; i < n; ++i) {
-    const float entry = std::min(kLargestEntry, (table[i] - low) * scale + 0.5f);
+    const float entry = std::min(largest, (table[i] - low) * scale + 0.5f);
     entries[i] = static_cast<uint8_t>(static_cast<int32_t>(entry));
   }
 }
@@ -271,6 +272,7 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables) {
   const size_t table_size = static_cast<size_t>(subspaces) * k;
   entries.Resize(0);  // what is new is zero
   entries.Resize(kScanQueries * table_size);
+  const float largest = LargestEntry(subspaces);
   std::vector<float> lowest(static_cast<size_t>(subspaces));
   for (int q = 0; q < g; ++q) {
     const float* table = tables + q * table_size;
@@ -282,10 +284,10 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables) {
       sum += low;
     }
     base[q] = sum;
-    step[q] = range / kLargestEntry;
+    step[q] = range / largest;
     for (int m = 0; m < subspaces; ++m) {
       const size_t first = static_cast<size_t>(m) * k;
-      Quantise(table + first, k, lowest[static_cast<size_t>(m)], 1.0f / step[q],
+      Quantise(table + first, k, lowest[static_cast<size_t>(m)], 1.0f / step[q], largest,
                entries.data() + q * table_size + first);
     }
   }

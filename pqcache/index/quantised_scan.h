@@ -26,13 +26,13 @@ inline constexpr int kScanTokens = kScanBlocks * kScanBlockTokens;
 struct QuantisedTables {
   int subspaces = 0;               // M
   int bits = 0;                    // 4 or 8; K = 2^bits
-  AlignedBuffer<uint8_t> entries;  // [kScanQueries, M, K], each 0 to 127
+  AlignedBuffer<uint8_t> entries;  // [kScanQueries, M, K], each 0 to 127, fewer for M > 516
   std::vector<uint64_t> lanes;     // [M, K], the entries of the queries in 16 bits each, or empty
   float base[kScanQueries] = {};   // the score of a sum is base + step * sum
   float step[kScanQueries] = {};
 
   // tables: [G, M, K] of finite numbers, G <= kScanQueries. Every query has a step of its own: the
-  // widest range of its sub-spaces over 127.
+  // widest range of its sub-spaces over the largest entry.
   void Set(const PqShape& shape, int g, const float* tables);
   void FillLanes();
 };

@@ -112,6 +112,14 @@ TEST(QuantisedTables, SumsGiveTheScoresBack) {
   }
 }
 
+TEST(QuantisedTables, SumsOfManySubspacesFitInto16Bits) {
+  QuantisedTables tables;
+  std::vector<float> floats;
+  for (int i = 0; i < 1024 * 16; ++i) floats.push_back(static_cast<float>(i % 2));
+  tables.Set({1024, 1024, 4}, 1, floats.data());
+  EXPECT_EQ(tables.entries[1], 63);  // 1024 * 63 < 65536
+}
+
 TEST(QuantisedTables, AlikeEntriesGiveTheirSum) {
   QuantisedTables tables;
   const std::vector<float> floats(2 * 16, 3.0f);
