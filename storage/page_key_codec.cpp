@@ -26,12 +26,12 @@ std::string ContextPrefix(const ContextId& context) {
   return prefix;
 }
 
-// key + 2^bit, both as numbers of kPageKeyBytes bytes; the largest number if that is too large.
-std::string Plus(std::string key, int bit) {
-  key.resize(kPageKeyBytes);
+// key + 2^bit, both as numbers of `width` bytes; the largest number if that is too large.
+std::string Plus(std::string key, int bit, size_t width) {
+  key.resize(width);
   unsigned carry = 1u << (bit % 8);
-  for (size_t i = kPageKeyBytes - static_cast<size_t>(bit / 8); carry != 0; carry >>= 8) {
-    if (i-- == 0) return std::string(kPageKeyBytes, '\xff');
+  for (size_t i = width - static_cast<size_t>(bit / 8); carry != 0; carry >>= 8) {
+    if (i-- == 0) return std::string(width, '\xff');
     carry += static_cast<uint8_t>(key[i]);
     key[i] = static_cast<char>(carry);
   }
@@ -105,17 +105,18 @@ Status CheckRecord(const RecordKey& key, std::string_view value) {
                                  std::to_string(kMaxRecordBytes) + " bytes");
 }
 
-std::string FirstKeyAbove(std::string low, const std::function<bool(const std::string&)>& holds) {
+std::string FirstKeyAbove(std::string low, const std::function<bool(const std::string&)>& holds,
+                          size_t width) {
   // Steps that double find a key that holds, steps that halve the first one.
   int bit = 0;
-  while (!holds(Plus(low, bit))) {
-    if (++bit > 8 * static_cast<int>(kPageKeyBytes)) return "";
+  while (!holds(Plus(low, bit, width))) {
+    if (++bit > 8 * static_cast<int>(width)) return "";
   }
-  if (bit > 0) low = Plus(low, bit - 1);
+  if (bit > 0) low = Plus(low, bit - 1, width);
   for (int i = bit - 2; i >= 0; --i) {
-    if (const std::string middle = Plus(low, i); !holds(middle)) low = middle;
+    if (const std::string middle = Plus(low, i, width); !holds(middle)) low = middle;
   }
-  return Plus(low, 0);
+  return Plus(low, 0, width);
 }
 
 std::string_view PageKindName(PageKind kind) {

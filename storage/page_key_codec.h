@@ -41,14 +41,16 @@ PageKeyRange ContextKeyRange(const ContextId& context);
 
 // Bytes of a record's key: those of one tenant share a prefix, which is the key of the empty name.
 std::string EncodeRecordKey(const RecordKey& key);
+inline constexpr size_t kMaxRecordKeyBytes = 16 + 128;  // a context's name has at most 128
 // Nothing if the bytes are too short to be one.
 std::optional<RecordKey> DecodeRecordKey(std::string_view bytes);
 // InvalidArgument for an empty name or a value above kMaxRecordBytes.
 Status CheckRecord(const RecordKey& key, std::string_view value);
 
 // The smallest key above `low` that `holds`, where it holds for no key below it and for all above;
-// empty if it holds for none. Calls it at most 512 times.
-std::string FirstKeyAbove(std::string low, const std::function<bool(const std::string&)>& holds);
+// empty if it holds for none. Keys have at most `width` bytes; calls it at most 16 times as often.
+std::string FirstKeyAbove(std::string low, const std::function<bool(const std::string&)>& holds,
+                          size_t width = kPageKeyBytes);
 
 // "rows", "codes", "value sums" or "tokens".
 std::string_view PageKindName(PageKind kind);

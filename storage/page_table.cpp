@@ -30,7 +30,10 @@ bool PageTable::IsNewerThan(const PageTable& other) const {
 Status PageTable::Open(const std::string& folder) {
   reader_ = std::make_unique<rocksdb::SstFileReader>(StoreOptions());
   const rocksdb::Status s = reader_->Open(folder + "/" + name_);
-  return s.ok() ? Status::Ok() : Status::Corruption(s.ToString());
+  if (s.ok()) return Status::Ok();
+  const bool missing = s.IsPathNotFound();
+  return s.IsIOError() && !missing ? Status::IoError(s.ToString())
+                                   : Status::Corruption(s.ToString());
 }
 
 void PageTable::Close() {
@@ -61,7 +64,9 @@ void PageTable::MoveToEnd() { it_.reset(rocksdb::NewEmptyIterator()); }
 
 void PageTable::SeekBehindDamage(const std::string& low) {
   // A seek fails up to the end of a damaged block.
-  const std::string key = FirstKeyAbove(low, [&](const std::string& k) { return Seek(k); });
+  const size_t width = HoldsRecords() ? kMaxRecordKeyBytes : kPageKeyBytes;
+  const std::string key = FirstKeyAbove(
+      low, [&](const std::string& k) { return Seek(k); }, width);
   if (key.empty() || !Seek(key)) MoveToEnd();
 }
 

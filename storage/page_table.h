@@ -33,7 +33,8 @@ class PageTable {
   // Of two files with one key, the newer one's value counts.
   bool IsNewerThan(const PageTable& other) const;
 
-  // kCorruption with RocksDB's message if the file is missing, or damaged where its index is.
+  // kCorruption with RocksDB's message if the file is missing, or damaged where its index is;
+  // kIoError if the system refuses.
   Status Open(const std::string& folder);
   // Gives the file's descriptor back.
   void Close();

@@ -60,7 +60,9 @@ void RemoveOldEmptyLogs(const std::string& path) {
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
     if (it->path().extension() == ".log") logs.push_back(it->path());
   }
-  std::sort(logs.begin(), logs.end());
+  std::sort(logs.begin(), logs.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.string().size(), a) < std::pair(b.string().size(), b);
+  });
   for (size_t i = 0; i + 1 < logs.size(); ++i) {
     if (fs::file_size(logs[i], error) == 0 && !error) fs::remove(logs[i], error);
   }
@@ -133,7 +135,7 @@ Result<std::unique_ptr<RocksDbDatabase>> RocksDbDatabase::Open(const std::string
   PQCACHE_RETURN_IF_ERROR(PrepareStoreFolder(path).Annotate("rocksdb store"));
   std::unique_ptr<RocksDbDatabase> database(new RocksDbDatabase(path, env));
   PQCACHE_RETURN_IF_ERROR(database->LockFolder());
-  PQCACHE_RETURN_IF_ERROR(CheckNotBeheaded(path));
+  PQCACHE_RETURN_IF_ERROR(CheckNotBeheaded(path));  // the mark speaks of a list that is there
   PQCACHE_RETURN_IF_ERROR(CheckManifestMark(path));
   PQCACHE_RETURN_IF_ERROR(database->OpenFiles());
   database->Mark();

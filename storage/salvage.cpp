@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "pqcache/base/check.h"
 #include "pqcache/cache/context_catalog.h"
 #include "pqcache/cache/page_codec.h"
 #include "storage/page_key_codec.h"
@@ -28,7 +29,8 @@ Result<std::vector<std::string>> TablesOf(const std::string& folder) {
     const std::string name = it->path().filename().string();
     uint64_t number = 0;
     const auto parsed = std::from_chars(name.data(), name.data() + name.size(), number);
-    if (std::string_view(parsed.ptr) == ".sst") tables[number] = name;
+    const bool numbered = parsed.ec == std::errc();
+    if (numbered && std::string_view(parsed.ptr) == ".sst") tables[number] = name;
   }
   if (error) return Status::IoError(folder + ": cannot list: " + error.message());
   if (tables.empty()) {
@@ -54,7 +56,9 @@ class Salvager {
   Status CopyTable(const std::string& name) {
     PageTable table(name);
     if (const Status status = table.Open(from_); !status.ok()) {
+      if (status.code() != StatusCode::kCorruption) return status.Annotate(name);
       Note("file", name, status.message());
+      salvage_.records_damaged = true;  // for all that is known
       return Status::Ok();
     }
     const bool records = table.HoldsRecords();
@@ -63,6 +67,7 @@ class Salvager {
     while (true) {
       if (!table.damage().empty()) {
         Note("block", name, table.damage());
+        salvage_.records_damaged = salvage_.records_damaged || records;
         table.SeekBehindDamage(reached);
       }
       if (!table.valid()) return Status::Ok();
@@ -92,16 +97,27 @@ class Salvager {
     const std::span<const uint8_t> value = table.value();
     Result<ContextManifest> manifest =
         DecodeManifest({reinterpret_cast<const char*>(value.data()), value.size()});
-    if (!manifest.ok()) return Note("manifest", table.name(), manifest.status().message());
+    if (!manifest.ok()) {
+      salvage_.records_damaged = true;
+      return Note("manifest", table.name(), manifest.status().message());
+    }
     manifests_[std::string(table.key())].push_back(*std::move(manifest));
   }
 
-  // The newest one that can be used, of manifests of one name from the oldest on.
-  Status Publish(const std::vector<ContextManifest>& manifests) {
+  // The newest one that can be used, of manifests of one name.
+  Status Publish(std::vector<ContextManifest> manifests) {
+    std::stable_sort(manifests.begin(), manifests.end(),
+                     [](const auto& a, const auto& b) { return a.created < b.created; });
     for (auto it = manifests.rbegin(); it != manifests.rend(); ++it) {
       const Fingerprint& tenant = it->identity.tenant;
-      if (!ContextCatalog(to_, tenant).ReadTokens(*it).ok()) continue;
-      PQCACHE_RETURN_IF_ERROR(to_->PutRecord({tenant, it->name}, EncodeManifest(*it)).status());
+      const Status tokens = ContextCatalog(to_, tenant).ReadTokens(*it).status();
+      if (tokens.code() == StatusCode::kNotFound || tokens.code() == StatusCode::kCorruption) {
+        continue;
+      }
+      PQCACHE_RETURN_IF_ERROR(tokens);
+      PQCACHE_ASSIGN_OR_RETURN(const bool written,
+                               to_->PutRecord({tenant, it->name}, EncodeManifest(*it)));
+      PQCACHE_CHECK(written, "nobody else writes into a new store");
       salvage_.contexts.push_back(*it);
       return Status::Ok();
     }
@@ -127,8 +143,14 @@ Result<Salvage> SalvageStoreFolder(const std::string& from, const std::string& t
   if (CheckStoreFolder(to).ok()) {
     return Status::InvalidArgument(to + ": is a page store already, expected a new folder");
   }
+  // A marker that is lost or damaged says nothing.
+  const Status marker = CheckStoreFolder(from);
+  if (marker.code() == StatusCode::kUnsupported) return marker;
   PQCACHE_ASSIGN_OR_RETURN(const auto store, RocksDbPageStore::Open(to, nullptr));
-  return Salvager(from, store.get()).Run(tables);
+  PQCACHE_ASSIGN_OR_RETURN(Salvage salvage, Salvager(from, store.get()).Run(tables));
+  // One that came meanwhile may have changed the files.
+  PQCACHE_RETURN_IF_ERROR(CheckNobodyHolds(from));
+  return salvage;
 }
 
 }  // namespace pqcache::storage

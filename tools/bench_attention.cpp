@@ -21,7 +21,7 @@ using attention::CacheAttention;
 using attention::CacheAttentionOptions;
 
 constexpr int64_t kChunk = 1024;      // tokens that are appended at a time
-constexpr int64_t kChecked = 2000;    // tokens of the context that answers are checked on
+constexpr int64_t kChecked = 5000;    // tokens of the context that answers are checked on
 constexpr double kTolerance = 0.01;   // of the largest output; bfloat16 rows
 constexpr size_t kNumbers = 1 << 16;  // that rows are drawn from
 

@@ -43,7 +43,7 @@ class BenchAttentionCommand : public Command {
                                      ", expected a multiple of --kv-heads, " +
                                      std::to_string(kv_heads_));
     }
-    PQCACHE_RETURN_IF_ERROR(CheckRange("--dim", dim_, 1, 1024));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--dim", dim_, 2, 1024));
     PQCACHE_ASSIGN_OR_RETURN(options_.pq, PqShape::Parse(pq_, static_cast<int>(dim_)));
     PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-ratio", options_.ratio));
     PQCACHE_RETURN_IF_ERROR(CheckRange("--attn-top-k", options_.top_k, 1, 1 << 24));

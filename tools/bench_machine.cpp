@@ -1,6 +1,7 @@
 #include "tools/bench_machine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int kRepeats = 5;
 constexpr size_t kCopyBytes = size_t{64} << 20;
-constexpr size_t kFlushBytes = size_t{96} << 20;  // of a thread: beyond the caches of servers
+constexpr size_t kFlushBytes = size_t{192} << 20;  // of all threads: beyond most caches
 constexpr size_t kReadBytes = size_t{512} << 20;
 constexpr int64_t kRowsAhead = 32;
 constexpr size_t kHashedBytes = 8192, kHashes = 4096;
@@ -34,9 +35,11 @@ double BestRate(double bytes, const auto& work) {
 // The loop that loads and does nothing else. Wide sums, so that the loads are what takes time.
 uint64_t SumOf(const uint64_t* x, size_t n) {
   uint64_t sum[32] = {};
-  for (size_t i = 0; i + 32 <= n; i += 32) {
+  size_t i = 0;
+  for (; i + 32 <= n; i += 32) {
     for (size_t lane = 0; lane < 32; ++lane) sum[lane] += x[i + lane];
   }
+  for (; i < n; ++i) sum[0] += x[i];
   for (size_t lane = 1; lane < 32; ++lane) sum[0] += sum[lane];
   return sum[0];
 }
@@ -59,7 +62,7 @@ ReadCeilings MeasureReadCeilings(ThreadPool* pool, int64_t row_bytes) {
   std::fill_n(memory.data(), memory.size(), 1);
   const int64_t threads = pool->threads();
   const int64_t part = static_cast<int64_t>(memory.size()) / threads;
-  volatile uint64_t sink = 0;
+  std::atomic<uint64_t> sink{0};  // keeps the reads from being left out
   ReadCeilings ceilings;
   ceilings.sequential_gb_per_second = BestRate(static_cast<double>(kReadBytes), [&] {
     pool->Run(threads, [&](int64_t i) {
@@ -95,11 +98,12 @@ ReadCeilings MeasureReadCeilings(ThreadPool* pool, int64_t row_bytes) {
 }
 
 CacheFlush::CacheFlush(int threads) {
-  for (int i = 0; i < threads; ++i) memory_.emplace_back(kFlushBytes / 8, 1);
+  for (int i = 0; i < threads; ++i)
+    memory_.emplace_back(kFlushBytes / 8 / static_cast<size_t>(threads), 1);
 }
 
 void CacheFlush::Run(ThreadPool* pool) {
-  volatile uint64_t sink = 0;
+  std::atomic<uint64_t> sink{0};
   pool->Run(static_cast<int64_t>(memory_.size()), [&](int64_t i) {
     const std::vector<uint64_t>& part = memory_[static_cast<size_t>(i)];
     sink = SumOf(part.data(), part.size());

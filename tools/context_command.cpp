@@ -192,7 +192,7 @@ class RepairCommand : public Command {
           "cannot be read: " + damage.part + " of " + damage.file + ": " + damage.what + "\n";
     }
     for (const std::string& name : salvage.lost) {
-      report.text += "LOST: " + name + ": its token ids are not there\n";
+      report.text += "LOST: " + name + ": its token ids are not there (also if it was removed)\n";
     }
     for (const ContextManifest& m : salvage.contexts) {
       contexts.Push(DescribeContext(m));
@@ -201,7 +201,10 @@ class RepairCommand : public Command {
     report.text += into_ + ": " + std::to_string(salvage.pages) + " pages of " +
                    std::to_string(salvage.contexts.size()) +
                    " contexts; 'context verify' tells which pages are missing\n";
-    report.passed = salvage.lost.empty();
+    if (salvage.records_damaged) {
+      report.text += "some files may have held records: there may have been more contexts\n";
+    }
+    report.passed = salvage.lost.empty() && !salvage.records_damaged;
     report.json.Set("into", into_).Set("pages", salvage.pages);
     report.json.Set("contexts", std::move(contexts)).Set("lost", Strings(salvage.lost));
     report.json.Set("damaged", std::move(damaged));

@@ -12,7 +12,7 @@ namespace pqcache {
 enum class Isa {
   kScalar,  // what every CPU of this build has; the oracle of the others
   kAvx2,    // AVX2 and FMA
-  kAvx512,  // AVX-512 F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and later)
+  kAvx512,  // AVX-512 F, BW, DQ, VL and VBMI (Ice Lake, Zen 4 and later)
 };
 
 inline constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};

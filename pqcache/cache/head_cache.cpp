@@ -205,6 +205,12 @@ std::vector<PageOwner> HeadCache::page_owners() const {
 }
 
 void HeadCache::HandOver(std::vector<PageOwner> owners, const ContextId& next) {
+  // The pages are other copies from where their owner changes.
+  const std::vector<PageOwner> before = page_owners();
+  const auto kept = std::mismatch(before.begin(), before.end(), owners.begin(), owners.end()).first;
+  const int64_t same = kept == before.begin() ? 0 : std::prev(kept)->end;
+  held_.resize(static_cast<size_t>(std::min(same, held_pages())));
+  held_rows_.resize(held_.size());
   owners_ = std::move(owners);
   options_.first_page.context = next;
 }

@@ -19,6 +19,14 @@ constexpr double kMargin = 1.25, kDeviations = 2.5;
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
+static_assert(PqIndex::kBlockTokens == kScanBlockTokens, "scans are made for these blocks");
+
+// The sum with this score or the next below; 0 for a score that is no number.
+uint16_t SumOf(float score, float base, float step) {
+  const float sum = std::floor((score - base) / step);
+  return sum > 0 ? static_cast<uint16_t>(std::min(sum, 65535.0f)) : 0;
+}
+
 }  // namespace
 
 void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
@@ -104,9 +112,7 @@ void BestCodes::SetThresholds(const BestCodesRequest& r, int64_t rank) {
     floats_.resize(static_cast<size_t>(sampled));
     for (size_t i = 0; i < floats_.size(); ++i) floats_[i] = query.Score(query.sample[i]);
     if (!r.together) {
-      // The score is one of a sum, so the division gives that sum back.
-      const float sum = (kth(&floats_) - query.base) / query.step;
-      query.threshold = static_cast<uint16_t>(std::max(0.0f, std::floor(sum)));
+      query.threshold = SumOf(kth(&floats_), query.base, query.step);
       continue;
     }
     scratch_ = floats_;
@@ -121,8 +127,7 @@ void BestCodes::SetThresholds(const BestCodesRequest& r, int64_t rank) {
   if (!r.together) return;
   const float limit = kth(&ranks_);
   for (Query& query : queries_) {
-    const float sum = (limit + query.lse - query.base) / query.step;
-    query.threshold = static_cast<uint16_t>(std::clamp(std::floor(sum), 0.0f, 65535.0f));
+    query.threshold = SumOf(limit + query.lse, query.base, query.step);
   }
 }
 
@@ -173,8 +178,15 @@ void BestCodes::Weigh(int64_t rows, Query* query) {
   query->highest = std::max(query->highest, MaxOf(floats_.data(), below));
   const double all = ExpInPlace(query->weights.data(), found, query->highest);
   const double rest = ExpInPlace(floats_.data(), below, query->highest);
-  query->rest =
-      below == 0 ? 0 : rest * static_cast<double>(rows - found) / static_cast<double>(below);
+  const auto left = static_cast<double>(rows - found);
+  if (left == 0) {
+    query->rest = 0;
+  } else if (below > 0) {
+    query->rest = rest * left / static_cast<double>(below);
+  } else {  // no more than if all had the best score that is left
+    const float best = query->Score(static_cast<uint16_t>(query->threshold - 1));
+    query->rest = left * std::exp(double{best} - query->highest);
+  }
   query->lse = query->highest + static_cast<float>(std::log(all + query->rest));
 }
 
@@ -220,7 +232,9 @@ bool BestCodes::SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* 
     lowest = std::min(lowest, ranks_[static_cast<size_t>(i)]);
   }
   for (const Query& query : queries_) {
-    if (query.threshold > 0 && lowest < query.Score(query.threshold) - query.lse) return false;
+    // The best that a row not found can have.
+    if (query.threshold == 0) continue;
+    if (lowest <= query.Score(static_cast<uint16_t>(query.threshold - 1)) - query.lse) return false;
   }
   return true;
 }

@@ -21,7 +21,7 @@ struct BestCodesRequest {
   int g = 0;                       // G queries
   const float* queries = nullptr;  // [G, D]
   float scale = 0;
-  int64_t begin = 0, end = 0;  // rows, at most 2^32
+  int64_t begin = 0, end = 0;  // rows, fewer than 2^32
   int64_t k = 0;               // rows to select, >= 0
   bool together = false;       // one selection for all queries, else one for each
 };

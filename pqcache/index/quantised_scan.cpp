@@ -48,7 +48,7 @@ void ScanScalar(const QuantisedTables& t, const uint8_t* codes, int64_t block, i
         for (int i = 0; i < kTokens; ++i) words[i] += low[bytes[i] & 15] + high[bytes[i] >> 4];
       }
     }
-    for (int q = 0; q < kScanQueries; ++q) {
+    for (int q = 0; q < t.queries; ++q) {
       for (int i = 0; i < kTokens; ++i) {
         sums[q * kScanTokens + b * kTokens + i] = static_cast<uint16_t>(words[i] >> (16 * q));
       }
@@ -90,7 +90,7 @@ PQCACHE_AVX2 void Scan4Avx2(const QuantisedTables& t, const uint8_t* codes, int6
                             int count, uint16_t* sums) {
   const int64_t lines = LinesOf(t);
   const __m256i nibble = _mm256_set1_epi8(15);
-  for (int q = 0; q < kScanQueries; ++q) {
+  for (int q = 0; q < t.queries; ++q) {
     const uint8_t* entries = t.entries.data() + q * int64_t{t.subspaces} * 16;
     for (int half = 0; half < 2 * count; ++half) {
       const uint8_t* bytes = codes + (block + half / 2) * lines * kTokens + half % 2 * 32;
@@ -164,7 +164,7 @@ PQCACHE_AVX512 void Scan8Avx512(const QuantisedTables& t, const uint8_t* codes, 
                                 uint16_t* sums) {
   const int64_t lines = t.subspaces, block_bytes = lines * kTokens;
   const uint8_t* bytes = codes + block * block_bytes;
-  for (int q = 0; q < kScanQueries; ++q) {
+  for (int q = 0; q < t.queries; ++q) {
     const uint8_t* entries = t.entries.data() + q * lines * 256;
     __m512i even[kCount] = {}, odd[kCount] = {};
     int64_t m = 0;
@@ -200,7 +200,7 @@ PQCACHE_AVX512 void Scan4Avx512(const QuantisedTables& t, const uint8_t* codes, 
   const int64_t lines = t.subspaces / 2, block_bytes = lines * kTokens;
   const uint8_t* bytes = codes + block * block_bytes;
   const __m512i nibble = _mm512_set1_epi8(15);
-  for (int q = 0; q < kScanQueries; ++q) {
+  for (int q = 0; q < t.queries; ++q) {
     const uint8_t* entries = t.entries.data() + q * int64_t{t.subspaces} * 16;
     __m512i even[kCount] = {}, odd[kCount] = {};
     for (int64_t line = 0; line < lines; ++line) {
@@ -266,6 +266,7 @@ const QuantisedScan& Active() {
 }  // namespace
 
 void QuantisedTables::Set(const PqShape& shape, int g, const float* tables) {
+  queries = g;
   subspaces = shape.subspaces;
   bits = shape.bits;
   const int k = shape.centroids();

@@ -24,6 +24,7 @@ inline constexpr int kScanTokens = kScanBlocks * kScanBlockTokens;
 
 // The tables of up to kScanQueries queries; those that are not there have zeros.
 struct QuantisedTables {
+  int queries = 0;                 // that are there
   int subspaces = 0;               // M
   int bits = 0;                    // 4 or 8; K = 2^bits
   AlignedBuffer<uint8_t> entries;  // [kScanQueries, M, K], each 0 to 127, fewer for M > 516
@@ -41,7 +42,7 @@ struct QuantisedTables {
 void MakeTables(const PqShape& shape, int g, const float* tables, QuantisedTables* made);
 
 // Sums [kScanQueries, kScanTokens] of `count` <= kScanBlocks blocks from `block` on; those of
-// blocks behind `count` are not written.
+// blocks behind `count` and of queries that are not there stay as they are.
 void ScanBlocks(const QuantisedTables& tables, const uint8_t* codes, int64_t block, int count,
                 uint16_t* sums);
 

@@ -89,6 +89,11 @@ TEST(PageKeyCodec, FindsTheFirstKeyThatHolds) {
     EXPECT_LE(calls, 512);
   }
   EXPECT_EQ(FirstKeyAbove(low, [](const std::string&) { return false; }), "");
+  // Names that differ behind the length of a page's key.
+  const std::string record = EncodeRecordKey({Fingerprint{}, "wikipedia-article-number-0001"});
+  const std::string next = EncodeRecordKey({Fingerprint{}, "wikipedia-article-number-0002"});
+  const auto above = [&](const std::string& k) { return k >= next; };
+  EXPECT_EQ(FirstKeyAbove(record, above, kMaxRecordKeyBytes).substr(0, next.size()), next);
   const std::string last(kPageKeyBytes, '\xff');
   EXPECT_EQ(FirstKeyAbove(low, [&](const std::string& k) { return k == last; }), last);
 }
