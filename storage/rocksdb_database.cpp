@@ -32,11 +32,13 @@ const std::string kMarkPrefix = std::string(kFolderMarker) + ".manifest.tmp.";
 const std::string kProbe = std::string(kFolderMarker) + ".probe";
 
 // In the order in which they were written.
-std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix) {
+std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix,
+                              const std::string& ending = "") {
   std::vector<fs::path> files;
   std::error_code error;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().filename().string().starts_with(prefix)) files.push_back(it->path());
+    const std::string name = it->path().filename().string();
+    if (name.starts_with(prefix) && name.ends_with(ending)) files.push_back(it->path());
   }
   std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) {
     return std::pair(a.string().size(), a) < std::pair(b.string().size(), b);
@@ -44,25 +46,20 @@ std::vector<fs::path> FilesOf(const std::string& path, const std::string& prefix
   return files;
 }
 
-bool HasTables(const std::string& path) {
+// Also if that cannot be found out.
+bool MayHaveTables(const std::string& path) {
   std::error_code error;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
     if (it->path().extension() == ".sst") return true;
   }
-  return false;
+  return static_cast<bool>(error);
 }
 
 // RocksDB makes a log at every opening, for writes that this store does not send there. The newest
 // one is in use.
 void RemoveOldEmptyLogs(const std::string& path) {
-  std::vector<fs::path> logs;
+  const std::vector<fs::path> logs = FilesOf(path, "", ".log");
   std::error_code error;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().extension() == ".log") logs.push_back(it->path());
-  }
-  std::sort(logs.begin(), logs.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.string().size(), a) < std::pair(b.string().size(), b);
-  });
   for (size_t i = 0; i + 1 < logs.size(); ++i) {
     if (fs::file_size(logs[i], error) == 0 && !error) fs::remove(logs[i], error);
   }
@@ -83,7 +80,7 @@ Status CheckNotBeheaded(const std::string& path) {
                               "changed");
   }
   const bool marked = fs::exists(path + "/" + kFolderMarker + ".manifest", error);
-  if (!marked && !HasTables(path)) return Status::Ok();
+  if (!marked && !MayHaveTables(path)) return Status::Ok();
   return Status::Corruption("rocksdb store " + path + ": has no CURRENT, expected it beside the " +
                             "files that were written; nothing was changed");
 }

@@ -66,7 +66,7 @@ class BestCodes {
   std::vector<QuantisedTables> tables_;  // of every kScanQueries queries
   std::vector<Query> queries_;           // [G]
   std::vector<float> unselected_;        // [G]
-  std::vector<float> floats_, ranks_, scratch_, weights_;
+  std::vector<float> floats_, ranks_, scratch_;
   std::vector<uint32_t> rows_;
   std::vector<int64_t> best_;
 };

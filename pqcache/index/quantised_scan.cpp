@@ -149,6 +149,12 @@ PQCACHE_AVX512 inline void Store512(__m512i even, __m512i odd, uint16_t* sums) {
   _mm512_storeu_si512(sums + 32, _mm512_permutex2var_epi64(low, second, high));
 }
 
+template <int kCount>
+PQCACHE_AVX512 inline void StoreBlocks512(const __m512i* even, const __m512i* odd, uint16_t* sums) {
+#pragma GCC unroll 4
+  for (int b = 0; b < kCount; ++b) Store512(even[b], odd[b], sums + b * kTokens);
+}
+
 PQCACHE_AVX512 inline __m512i Load512(const uint8_t* bytes) { return _mm512_loadu_si512(bytes); }
 
 // Of 256 entries: the low seven bits of a code choose in both halves, the highest one between them.
@@ -187,10 +193,7 @@ PQCACHE_AVX512 void Scan8Avx512(const QuantisedTables& t, const uint8_t* codes, 
         Add512(LookUp256(table, Load512(bytes + b * block_bytes + m * kTokens)), &even[b], &odd[b]);
       }
     }
-#pragma GCC unroll 4
-    for (int b = 0; b < kCount; ++b) {
-      Store512(even[b], odd[b], sums + q * kScanTokens + b * kTokens);
-    }
+    StoreBlocks512<kCount>(even, odd, sums + q * kScanTokens);
   }
 }
 
@@ -217,10 +220,7 @@ PQCACHE_AVX512 void Scan4Avx512(const QuantisedTables& t, const uint8_t* codes, 
         Add512(_mm512_add_epi8(first, second), &even[b], &odd[b]);
       }
     }
-#pragma GCC unroll 4
-    for (int b = 0; b < kCount; ++b) {
-      Store512(even[b], odd[b], sums + q * kScanTokens + b * kTokens);
-    }
+    StoreBlocks512<kCount>(even, odd, sums + q * kScanTokens);
   }
 }
 
