@@ -134,12 +134,12 @@ void HeadStep::AddHeld() {
   if (held_end == 0) return;
   for (size_t list = 0; list < selected_.size(); ++list) {
     rows_.clear();
-    int64_t page = 0, page_end = 0;  // of the position before: divisions are slow
+    int64_t page = 0, page_end = 0;  // of the position before: divisions are slow, long ones more
     for (const int64_t t : selected_[list]) {
       const int64_t position = begin_ + t;
       if (position >= held_end) break;
       if (position >= page_end) {
-        page = position / shape.page_tokens;
+        page = static_cast<uint32_t>(position) / static_cast<uint32_t>(shape.page_tokens);
         page_end = (page + 1) * shape.page_tokens;
       }
       const auto in_page = static_cast<size_t>(position - page_end + shape.page_tokens);

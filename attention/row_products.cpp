@@ -12,9 +12,6 @@
 namespace pqcache::attention {
 namespace {
 
-// Rows between the one that is worked on and the one that is fetched.
-constexpr int64_t kRowsAhead = 24;
-
 // Of queries that are held in another order; the rest goes number by number.
 constexpr int kMaxDim = 1024;
 
@@ -102,18 +99,42 @@ PQCACHE_INLINE Floats<kBytes> SumEach(const Floats<kBytes>* v) {
   }
 }
 
-// Memory is fastest when it is read in order, values together with their keys; what is asked for
-// ahead goes to the second cache, whose queue is longer than the first one's.
-PQCACHE_INLINE void Fetch(const RowBlockTask& task, int64_t row, int64_t bytes) {
-  const int64_t ahead = row + kRowsAhead;
-  if (ahead >= static_cast<int64_t>(task.rows.size())) return;
-  const uint8_t* next = task.rows[static_cast<size_t>(ahead)];
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+// What is asked for ahead goes to the second cache, whose queue is longer than the first one's.
+PQCACHE_INLINE void FetchBytes(const uint8_t* x, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(x + i, 0, 2);
+}
+
+int64_t ValueBytes(const RowFormat& format) {
+  return format.dim * static_cast<int64_t>(DTypeSize(format.dtype));
+}
+
+// Memory is fastest when it is read in order and without a pause. So both products fetch while they
+// work on a block, keys with their values: the logits the first rows of the next block, the values
+// the other ones. `i` counts the rows that a product has worked on, `first` is 0 or half a block.
+PQCACHE_INLINE void FetchAhead(const RowBlockTask& task, int64_t i, int64_t first) {
+  const int64_t row = task.begin + kRowBlock + first + i / 2;
+  if (row >= static_cast<int64_t>(task.rows.size())) return;
+  const uint8_t* next = task.rows[static_cast<size_t>(row)];
+  const int64_t key_bytes = task.format.value_offset;
+  if (i % 2 == 0) {
+    FetchBytes(next, key_bytes);
+  } else {
+    FetchBytes(next + key_bytes, ValueBytes(task.format));
+  }
+}
+
+// Nobody has fetched the first block.
+PQCACHE_INLINE void FetchFirst(const RowBlockTask& task) {
+  if (task.begin > 0) return;
+  for (int64_t i = 0; i < task.count; ++i) {
+    FetchBytes(task.rows[static_cast<size_t>(i)],
+               task.format.value_offset + ValueBytes(task.format));
+  }
 }
 
 template <int kBytes, DType kType, int kGroup>
 PQCACHE_INLINE void LogitsOfGroup(const RowBlockTask& task, const float* queries, float scale,
-                                  float* logits) {
+                                  bool fetch, float* logits) {
   constexpr int kLanes = Register<kBytes>::kLanes;
   constexpr int kRows = kLanes / kGroup;
   const int dim = task.format.dim;
@@ -127,14 +148,12 @@ PQCACHE_INLINE void LogitsOfGroup(const RowBlockTask& task, const float* queries
       std::memcpy(arranged + g * paired + d, &pair, 2 * kBytes);
     }
   }
-  const int64_t row_bytes =
-      task.format.value_offset + int64_t{dim} * static_cast<int64_t>(DTypeSize(kType));
   for (int64_t i = 0; i < task.count; i += kRows) {
     const uint8_t* rows[kRows];
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = task.begin + std::min(i + r, task.count - 1);
       rows[r] = task.rows[static_cast<size_t>(row)];
-      Fetch(task, row, row_bytes);
+      if (fetch) FetchAhead(task, i + r, 0);
     }
     Floats<kBytes> sums[kLanes];  // [kGroup, kRows]
 #pragma GCC unroll 16
@@ -171,7 +190,7 @@ PQCACHE_INLINE void LogitsOfGroup(const RowBlockTask& task, const float* queries
 // Numbers [first, first + 2 * kPairs * lanes) of the sums.
 template <int kBytes, DType kType, int kGroup, int kPairs>
 PQCACHE_INLINE void AddValuesOfPairs(const RowBlockTask& task, const float* weights, int first,
-                                     float* out) {
+                                     bool fetch, float* out) {
   constexpr int kLanes = Register<kBytes>::kLanes;
   const int dim = task.format.dim;
   Pair<kBytes> sums[kGroup][kPairs];
@@ -186,6 +205,7 @@ PQCACHE_INLINE void AddValuesOfPairs(const RowBlockTask& task, const float* weig
   }
   for (int64_t i = 0; i < task.count; ++i) {
     const uint8_t* row = task.rows[static_cast<size_t>(task.begin + i)] + task.format.value_offset;
+    if (fetch) FetchAhead(task, i, kRowBlock / 2);
     Pair<kBytes> values[kPairs];
 #pragma GCC unroll 4
     for (int c = 0; c < kPairs; ++c) {
@@ -212,15 +232,16 @@ PQCACHE_INLINE void AddValuesOfPairs(const RowBlockTask& task, const float* weig
 }
 
 template <int kBytes, DType kType, int kGroup>
-PQCACHE_INLINE void AddValuesOfGroup(const RowBlockTask& task, const float* weights, float* out) {
+PQCACHE_INLINE void AddValuesOfGroup(const RowBlockTask& task, const float* weights, bool fetch,
+                                     float* out) {
   constexpr int kLanes = Register<kBytes>::kLanes;
   const int dim = task.format.dim;
   int d = 0;
   for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
-    AddValuesOfPairs<kBytes, kType, kGroup, 2>(task, weights, d, out);
+    AddValuesOfPairs<kBytes, kType, kGroup, 2>(task, weights, d, fetch && d == 0, out);
   }
   for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
-    AddValuesOfPairs<kBytes, kType, kGroup, 1>(task, weights, d, out);
+    AddValuesOfPairs<kBytes, kType, kGroup, 1>(task, weights, d, fetch && d == 0, out);
   }
   for (; d < dim; ++d) {
     for (int64_t i = 0; i < task.count; ++i) {
@@ -236,13 +257,14 @@ PQCACHE_INLINE void AddValuesOfGroup(const RowBlockTask& task, const float* weig
 template <int kBytes, DType kType>
 PQCACHE_INLINE void Logits(const RowBlockTask& task, const float* queries, float scale,
                            float* logits) {
+  FetchFirst(task);
   int g = 0;
   for (; g + 4 <= task.g; g += 4) {
-    LogitsOfGroup<kBytes, kType, 4>(task, queries + g * task.format.dim, scale,
+    LogitsOfGroup<kBytes, kType, 4>(task, queries + g * task.format.dim, scale, g == 0,
                                     logits + g * kRowBlock);
   }
   for (; g < task.g; ++g) {
-    LogitsOfGroup<kBytes, kType, 1>(task, queries + g * task.format.dim, scale,
+    LogitsOfGroup<kBytes, kType, 1>(task, queries + g * task.format.dim, scale, g == 0,
                                     logits + g * kRowBlock);
   }
 }
@@ -251,10 +273,12 @@ template <int kBytes, DType kType>
 PQCACHE_INLINE void AddValues(const RowBlockTask& task, const float* weights, float* out) {
   int g = 0;
   for (; g + 4 <= task.g; g += 4) {
-    AddValuesOfGroup<kBytes, kType, 4>(task, weights + g * kRowBlock, out + g * task.format.dim);
+    AddValuesOfGroup<kBytes, kType, 4>(task, weights + g * kRowBlock, g == 0,
+                                       out + g * task.format.dim);
   }
   for (; g < task.g; ++g) {
-    AddValuesOfGroup<kBytes, kType, 1>(task, weights + g * kRowBlock, out + g * task.format.dim);
+    AddValuesOfGroup<kBytes, kType, 1>(task, weights + g * kRowBlock, g == 0,
+                                       out + g * task.format.dim);
   }
 }
 
@@ -321,7 +345,7 @@ constexpr RowProducts kRowProducts[] = {
 };
 
 const RowProducts& Active() {
-  static const RowProducts& active = kRowProducts[static_cast<size_t>(ActiveIsa())];
+  static const RowProducts& active = BodyFor<RowProducts>(kRowProducts);
   return active;
 }
 

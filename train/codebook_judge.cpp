@@ -70,7 +70,7 @@ class QueryJudge {
     return mass;
   }
 
-  std::vector<float> scratch_;
+  std::vector<int32_t> scratch_;
   std::vector<int64_t> wanted_;  // ascending
   std::vector<int64_t> found_;   // ascending
 };

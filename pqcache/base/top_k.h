@@ -9,8 +9,11 @@
 
 namespace pqcache {
 
+// The k-th largest of scores [N], k in [1, N].
+float KthLargest(const float* scores, int64_t n, int64_t k, std::vector<int32_t>* scratch);
+
 // The k best of scores [N], as positions in ascending order; all of them when k >= n.
-void SelectTopK(const float* scores, int64_t n, int64_t k, std::vector<float>* scratch,
+void SelectTopK(const float* scores, int64_t n, int64_t k, std::vector<int32_t>* scratch,
                 std::vector<int64_t>* positions);
 
 }  // namespace pqcache

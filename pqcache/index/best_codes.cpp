@@ -6,6 +6,7 @@
 
 #include "pqcache/base/check.h"
 #include "pqcache/base/top_k.h"
+#include "pqcache/base/vector_clones.h"
 #include "pqcache/base/vector_math.h"
 
 namespace pqcache {
@@ -13,6 +14,7 @@ namespace {
 
 // Sampled blocks are spread over all rows: one in 16, but not fewer than these, nor more.
 constexpr int64_t kMinSampledBlocks = 24, kMaxSampledBlocks = 32;
+static_assert(kMinSampledBlocks % kScanBlocks == 0 && kMaxSampledBlocks % kScanBlocks == 0);
 // Rows that are looked for, as a multiple of those that are wanted, and standard deviations of the
 // sample on top: so that a second scan is rare.
 constexpr double kMargin = 1.25, kDeviations = 2.5;
@@ -21,10 +23,33 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 static_assert(PqIndex::kBlockTokens == kScanBlockTokens, "scans are made for these blocks");
 
-// The sum with this score or the next below; 0 for a score that is no number.
-uint16_t SumOf(float score, float base, float step) {
-  const float sum = std::floor((score - base) / step);
-  return sum > 0 ? static_cast<uint16_t>(std::min(sum, 65535.0f)) : 0;
+// The number of steps from base up to score, rounded down; 0 for a score that is no number.
+int StepsTo(float score, float base, float step) {
+  const float steps = std::floor((score - base) / step);
+  return steps > 0 ? static_cast<int>(std::min(steps, 65535.0f)) : 0;
+}
+
+PQCACHE_VECTOR_CLONES void Scores(const uint16_t* sums, int64_t n, float base, float step,
+                                  float* scores) {
+  for (int64_t i = 0; i < n; ++i) scores[i] = base + step * static_cast<float>(sums[i]);
+}
+
+// worth[i] = max(worth[i], sums[i] + offset)
+PQCACHE_VECTOR_CLONES void RaiseWorth(const uint16_t* sums, int64_t n, uint16_t offset,
+                                      uint16_t* worth) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto with = static_cast<uint16_t>(sums[i] + offset);
+    worth[i] = with > worth[i] ? with : worth[i];
+  }
+}
+
+// ranks[i] = max(ranks[i], score i - lse)
+PQCACHE_VECTOR_CLONES void RaiseRanks(const uint16_t* sums, int64_t n, float base, float step,
+                                      float lse, float* ranks) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float rank = base + step * static_cast<float>(sums[i]) - lse;
+    ranks[i] = rank > ranks[i] ? rank : ranks[i];
+  }
 }
 
 }  // namespace
@@ -35,7 +60,6 @@ void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
   const int64_t rows = r.end - r.begin;
   lists->resize(r.together ? 1 : static_cast<size_t>(r.g));
   queries_.resize(static_cast<size_t>(r.g));
-  unselected_.resize(static_cast<size_t>(r.g));
   BuildTables(index, r);
   TakeSample(index, r);
   const auto sampled = static_cast<int64_t>(queries_[0].sample.size());
@@ -46,17 +70,19 @@ void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
   for (bool complete = false; !complete; rank *= 2) {
     SetThresholds(r, rank);
     Scan(index, r);
-    for (Query& query : queries_) Weigh(rows, &query);
+    for (const Search& search : searches_) Weigh(rows, search);
     complete = true;
     if (r.together) {
       complete = SelectTogether(r, &(*lists)[0]);
     } else {
       for (size_t g = 0; g < queries_.size(); ++g) {
-        complete = complete && SelectEach(r, &queries_[g], &(*lists)[g]);
+        complete = complete && SelectEach(r, searches_[g], &(*lists)[g]);
       }
     }
   }
-  WeighUnselected(r, *lists);
+  for (size_t i = 0; i < searches_.size(); ++i) {
+    WeighUnselected(searches_[i], (*lists)[r.together ? 0 : i]);
+  }
 }
 
 void BestCodes::BuildTables(const PqIndex& index, const BestCodesRequest& r) {
@@ -64,163 +90,230 @@ void BestCodes::BuildTables(const PqIndex& index, const BestCodesRequest& r) {
   const PqShape& shape = codebook.shape();
   const size_t groups = (static_cast<size_t>(r.g) + kScanQueries - 1) / kScanQueries;
   tables_.resize(groups);
+  searches_.resize(r.together ? groups : static_cast<size_t>(r.g));
   floats_.resize(static_cast<size_t>(kScanQueries * shape.subspaces * shape.centroids()));
   for (size_t i = 0; i < groups; ++i) {
     const int first = static_cast<int>(i) * kScanQueries;
     const int g = std::min(kScanQueries, r.g - first);
     codebook.BuildTables(g, r.queries + int64_t{first} * shape.dim, r.scale, floats_.data());
-    MakeTables(shape, g, floats_.data(), &tables_[i]);
+    MakeTables(shape, g, floats_.data(), r.together ? TableSteps::kOne : TableSteps::kEach,
+               &tables_[i]);
     for (int q = 0; q < g; ++q) {
-      queries_[static_cast<size_t>(first + q)].base = tables_[i].base[q];
-      queries_[static_cast<size_t>(first + q)].step = tables_[i].step[q];
+      Query& query = queries_[static_cast<size_t>(first + q)];
+      query.base = tables_[i].base[q];
+      query.step = tables_[i].step[q];
     }
+  }
+  for (size_t i = 0; i < searches_.size(); ++i) {
+    searches_[i].first = static_cast<int>(r.together ? i * kScanQueries : i);
+    searches_[i].threshold.queries = r.together ? tables_[i].queries : 1;
   }
 }
 
 // Whole blocks only: those at the ends may hold rows outside of the range.
 void BestCodes::TakeSample(const PqIndex& index, const BestCodesRequest& r) {
-  for (Query& query : queries_) query.sample.clear();
   const int64_t first = (r.begin + kScanBlockTokens - 1) / kScanBlockTokens;
   const int64_t blocks = r.end / kScanBlockTokens - first;
-  if (blocks < kMinSampledBlocks) return;
-  const int64_t sampled = std::clamp(blocks / 16, kMinSampledBlocks, kMaxSampledBlocks);
+  int64_t sampled = 0;
+  if (blocks >= kMinSampledBlocks) {
+    sampled =
+        std::clamp(blocks / 16, kMinSampledBlocks, kMaxSampledBlocks) / kScanBlocks * kScanBlocks;
+  }
+  for (Query& query : queries_)
+    query.sample.resize(static_cast<size_t>(sampled * kScanBlockTokens));
   uint16_t sums[kScanQueries * kScanTokens];
-  for (int64_t i = 0; i < sampled; ++i) {
-    const int64_t block = first + i * blocks / sampled;
+  for (int64_t i = 0; i < sampled; i += kScanBlocks) {
     for (size_t g = 0; g < queries_.size(); ++g) {
       const size_t q = g % kScanQueries;
-      if (q == 0) ScanBlocks(tables_[g / kScanQueries], index.blocks(), block, 1, sums);
-      const uint16_t* of_query = sums + q * kScanTokens;
-      queries_[g].sample.insert(queries_[g].sample.end(), of_query, of_query + kScanBlockTokens);
+      if (q == 0) {
+        ScanBlocks({.tables = &tables_[g / kScanQueries],
+                    .codes = index.blocks(),
+                    .block = first + i * blocks / sampled,
+                    .stride = blocks / sampled,
+                    .count = kScanBlocks},
+                   sums);
+      }
+      std::copy_n(sums + q * kScanTokens, kScanTokens,
+                  queries_[g].sample.data() + i * kScanBlockTokens);
     }
   }
 }
 
 void BestCodes::SetThresholds(const BestCodesRequest& r, int64_t rank) {
   const auto sampled = static_cast<int64_t>(queries_[0].sample.size());
-  if (rank > sampled) {
-    for (Query& query : queries_) query.threshold = 0;
+  for (Search& search : searches_) {
+    search.threshold.least = 0;
+    std::fill_n(search.threshold.offsets, kScanQueries, uint16_t{0});
+  }
+  if (rank > sampled) return;
+  floats_.resize(static_cast<size_t>(sampled));
+  if (!r.together) {
+    for (Search& search : searches_) {
+      const Query& query = queries_[static_cast<size_t>(search.first)];
+      Scores(query.sample.data(), sampled, 0, 1, floats_.data());
+      search.threshold.least =
+          static_cast<uint16_t>(KthLargest(floats_.data(), sampled, rank, &scratch_));
+    }
     return;
   }
-  const auto kth = [&](std::vector<float>* values) {
-    std::nth_element(values->begin(), values->begin() + (rank - 1), values->end(),
-                     std::greater<float>());
-    return (*values)[static_cast<size_t>(rank - 1)];
-  };
   ranks_.assign(static_cast<size_t>(sampled), kNothing);
   for (Query& query : queries_) {
-    floats_.resize(static_cast<size_t>(sampled));
-    for (size_t i = 0; i < floats_.size(); ++i) floats_[i] = query.Score(query.sample[i]);
-    if (!r.together) {
-      query.threshold = SumOf(kth(&floats_), query.base, query.step);
-      continue;
-    }
-    scratch_ = floats_;
-    const float high = MaxOf(scratch_.data(), sampled);
-    const float sum = ExpInPlace(scratch_.data(), sampled, high);
+    Scores(query.sample.data(), sampled, query.base, query.step, floats_.data());
+    const float high = MaxOf(floats_.data(), sampled);
+    const float sum = ExpInPlace(floats_.data(), sampled, high);
     query.lse =
         high + std::log(sum * static_cast<float>(r.end - r.begin) / static_cast<float>(sampled));
-    for (size_t i = 0; i < floats_.size(); ++i) {
-      ranks_[i] = std::max(ranks_[i], floats_[i] - query.lse);
-    }
+    RaiseRanks(query.sample.data(), sampled, query.base, query.step, query.lse, ranks_.data());
   }
-  if (!r.together) return;
-  const float limit = kth(&ranks_);
-  for (Query& query : queries_) {
-    query.threshold = SumOf(limit + query.lse, query.base, query.step);
+  const float limit = KthLargest(ranks_.data(), sampled, rank, &scratch_);
+  for (Search& search : searches_) SetShared(limit, &search);
+}
+
+// Every row of rank `limit` or more is found: offsets are rounded, by half a step at most.
+void BestCodes::SetShared(float limit, Search* search) const {
+  ScanThreshold& t = search->threshold;
+  const Query* queries = &queries_[static_cast<size_t>(search->first)];
+  const float step = queries[0].step;  // that of all
+  float origin = queries[0].base - queries[0].lse;
+  for (int q = 1; q < t.queries; ++q) origin = std::min(origin, queries[q].base - queries[q].lse);
+  for (int q = 0; q < t.queries; ++q) {
+    const int steps = StepsTo(queries[q].base - queries[q].lse + 0.5f * step, origin, step);
+    t.offsets[q] = static_cast<uint16_t>(std::min(steps, 32767));
   }
+  t.least = static_cast<uint16_t>(StepsTo(limit - 0.5f * step, origin, step));
 }
 
 void BestCodes::Scan(const PqIndex& index, const BestCodesRequest& r) {
-  for (Query& query : queries_) query.found.clear();
+  for (Search& search : searches_) search.size = 0;
   if (r.begin == r.end) return;
   const int64_t end_block = (r.end + kScanBlockTokens - 1) / kScanBlockTokens;
+  const size_t searches_of_scan = r.together ? 1 : kScanQueries;
   uint16_t sums[kScanQueries * kScanTokens];
-  for (size_t group = 0; group < tables_.size(); ++group) {
-    const size_t first_query = group * kScanQueries;
-    const size_t end_query = std::min(queries_.size(), first_query + kScanQueries);
-    for (int64_t block = r.begin / kScanBlockTokens; block < end_block; block += kScanBlocks) {
-      const int count = static_cast<int>(std::min<int64_t>(kScanBlocks, end_block - block));
-      ScanBlocks(tables_[group], index.blocks(), block, count, sums);
-      for (size_t g = first_query; g < end_query; ++g) {
-        Query& query = queries_[g];
-        const uint16_t* of_query = sums + (g - first_query) * kScanTokens;
-        for (int b = 0; b < count; ++b) {
-          const int64_t row = (block + b) * kScanBlockTokens;
-          uint64_t bits = AtLeast(of_query + b * kScanBlockTokens, query.threshold);
-          if (row < r.begin) bits &= ~uint64_t{0} << (r.begin - row);
-          if (row + kScanBlockTokens > r.end) {
-            bits &= ~uint64_t{0} >> (row + kScanBlockTokens - r.end);
-          }
-          for (; bits != 0; bits &= bits - 1) {
-            const int i = __builtin_ctzll(bits);
-            query.found.push_back(
-                {static_cast<uint32_t>(row + i - r.begin), of_query[b * kScanBlockTokens + i]});
-          }
+  for (size_t i = 0; i < tables_.size(); ++i) {
+    const size_t first = i * searches_of_scan;
+    const size_t end = std::min(searches_.size(), first + searches_of_scan);
+    ScanTask task{.tables = &tables_[i], .codes = index.blocks()};
+    for (task.block = r.begin / kScanBlockTokens; task.block < end_block;
+         task.block += kScanBlocks) {
+      task.count = static_cast<int>(std::min<int64_t>(kScanBlocks, end_block - task.block));
+      ScanBlocks(task, sums);
+      for (size_t s = first; s < end; ++s) {
+        const uint16_t* of_search = sums + (s - first) * kScanTokens;
+        for (int b = 0; b < task.count; ++b) {
+          Collect(r, task.block + b, of_search + b * kScanBlockTokens, &searches_[s]);
         }
       }
     }
   }
 }
 
-void BestCodes::Weigh(int64_t rows, Query* query) {
-  const auto found = static_cast<int64_t>(query->found.size());
-  query->weights.resize(query->found.size());
-  for (size_t i = 0; i < query->found.size(); ++i) {
-    query->weights[i] = query->Score(query->found[i].sum);
+void BestCodes::Collect(const BestCodesRequest& r, int64_t block, const uint16_t* sums,
+                        Search* search) {
+  uint64_t bits = AtLeast(search->threshold, sums);
+  const int64_t row = block * kScanBlockTokens;
+  if (row < r.begin) bits &= ~uint64_t{0} << (r.begin - row);
+  if (row + kScanBlockTokens > r.end) bits &= ~uint64_t{0} >> (row + kScanBlockTokens - r.end);
+  if (bits == 0) return;
+  Query* queries = &queries_[static_cast<size_t>(search->first)];
+  const int count = search->threshold.queries;
+  const size_t room = search->size + kScanBlockTokens;
+  if (search->rows.size() < room) search->rows.resize(2 * room);
+  uint16_t* found[kScanQueries];
+  for (int q = 0; q < count; ++q) {
+    if (queries[q].found.size() < room) queries[q].found.resize(2 * room);
+    found[q] = queries[q].found.data();
   }
-  query->highest = MaxOf(query->weights.data(), found);
-  floats_.clear();
-  for (const uint16_t sum : query->sample) {
-    if (sum < query->threshold) floats_.push_back(query->Score(sum));
+  size_t n = search->size;
+  for (; bits != 0; bits &= bits - 1, ++n) {
+    const int i = __builtin_ctzll(bits);
+    search->rows[n] = static_cast<uint32_t>(row + i - r.begin);
+    for (int q = 0; q < count; ++q) found[q][n] = sums[q * kScanTokens + i];
   }
-  const auto below = static_cast<int64_t>(floats_.size());
-  query->highest = std::max(query->highest, MaxOf(floats_.data(), below));
-  const double all = ExpInPlace(query->weights.data(), found, query->highest);
-  const double rest = ExpInPlace(floats_.data(), below, query->highest);
-  const auto left = static_cast<double>(rows - found);
-  if (left == 0) {
-    query->rest = 0;
-  } else if (below > 0) {
-    query->rest = rest * left / static_cast<double>(below);
-  } else {  // no more than if all had the best score that is left
-    const float best = query->Score(static_cast<uint16_t>(query->threshold - 1));
-    query->rest = left * std::exp(double{best} - query->highest);
-  }
-  query->lse = query->highest + static_cast<float>(std::log(all + query->rest));
+  search->size = n;
 }
 
-bool BestCodes::SelectEach(const BestCodesRequest& r, Query* query, std::vector<int64_t>* list) {
-  const auto found = static_cast<int64_t>(query->found.size());
+void BestCodes::Weigh(int64_t rows, const Search& search) {
+  const auto found = static_cast<int64_t>(search.size);
+  const double left = static_cast<double>(rows - found);
+  const ScanThreshold& t = search.threshold;
+  Query* queries = &queries_[static_cast<size_t>(search.first)];
+  worth_.assign(queries[0].sample.size(), 0);
+  for (int q = 0; q < t.queries; ++q) {
+    RaiseWorth(queries[q].sample.data(), std::ssize(worth_), t.offsets[q], worth_.data());
+  }
+  left_.resize(worth_.size() + 1);  // sampled rows that are not found
+  size_t not_found = 0;
+  for (size_t i = 0; i < worth_.size(); ++i) {
+    left_[not_found] = i;
+    not_found += worth_[i] < t.least ? 1 : 0;
+  }
+  left_.resize(not_found);
+  const auto sampled = static_cast<int64_t>(left_.size());
+  floats_.resize(left_.size());
+  for (int q = 0; q < t.queries; ++q) {
+    Query& query = queries[q];
+    query.weights.resize(search.size);
+    Scores(query.found.data(), found, query.base, query.step, query.weights.data());
+    for (size_t i = 0; i < left_.size(); ++i) floats_[i] = query.Score(query.sample[left_[i]]);
+    query.highest = std::max(MaxOf(query.weights.data(), found), MaxOf(floats_.data(), sampled));
+    const double all = ExpInPlace(query.weights.data(), found, query.highest);
+    const double rest = ExpInPlace(floats_.data(), sampled, query.highest);
+    if (left == 0) {
+      query.rest = 0;
+    } else if (sampled > 0) {
+      query.rest = rest * left / static_cast<double>(sampled);
+    } else {  // no more than if all had the best score that is left
+      const float best = query.Score(std::max(0, t.least - 1 - t.offsets[q]));
+      query.rest = left * std::exp(double{best} - query.highest);
+    }
+    query.lse = query.highest + static_cast<float>(std::log(all + query.rest));
+  }
+}
+
+bool BestCodes::SelectEach(const BestCodesRequest& r, const Search& search,
+                           std::vector<int64_t>* list) {
+  const auto found = static_cast<int64_t>(search.size);
   if (found < std::min(r.k, r.end - r.begin)) return false;
-  ranks_.resize(query->found.size());
-  for (size_t i = 0; i < ranks_.size(); ++i) ranks_[i] = static_cast<float>(query->found[i].sum);
+  ranks_.resize(search.size);
+  Scores(queries_[static_cast<size_t>(search.first)].found.data(), found, 0, 1, ranks_.data());
   SelectTopK(ranks_.data(), found, r.k, &scratch_, &best_);
   list->clear();
-  for (const int64_t i : best_) list->push_back(query->found[static_cast<size_t>(i)].row);
+  for (const int64_t i : best_) list->push_back(search.rows[static_cast<size_t>(i)]);
   return true;
 }
 
-// A row that no query found ranks below every query's threshold.
+void BestCodes::Rank(const Search& search, std::vector<float>* ranks) const {
+  ranks->assign(search.size, kNothing);
+  for (int q = 0; q < search.threshold.queries; ++q) {
+    const Query& query = queries_[static_cast<size_t>(search.first + q)];
+    RaiseRanks(query.found.data(), static_cast<int64_t>(search.size), query.base, query.step,
+               query.lse, ranks->data());
+  }
+}
+
+// Ranks of rows in ascending order, together with those of `more` rows.
+void BestCodes::Merge(const Search& more, const std::vector<float>& ranks) {
+  merged_rows_.clear();
+  merged_ranks_.clear();
+  for (size_t a = 0, b = 0; a < rows_.size() || b < more.size;) {
+    const bool first = b == more.size || (a < rows_.size() && rows_[a] <= more.rows[b]);
+    const bool second = a == rows_.size() || (b < more.size && more.rows[b] <= rows_[a]);
+    merged_rows_.push_back(first ? rows_[a] : more.rows[b]);
+    merged_ranks_.push_back(std::max(first ? ranks_[a] : kNothing, second ? ranks[b] : kNothing));
+    a += first ? 1 : 0;
+    b += second ? 1 : 0;
+  }
+  rows_.swap(merged_rows_);
+  ranks_.swap(merged_ranks_);
+}
+
+// A row that no search found ranks below what every one of them looked for.
 bool BestCodes::SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* list) {
-  rows_.clear();
-  ranks_.clear();
-  std::vector<size_t> next(queries_.size(), 0);
-  while (true) {
-    uint32_t row = std::numeric_limits<uint32_t>::max();
-    for (size_t g = 0; g < queries_.size(); ++g) {
-      const auto& found = queries_[g].found;
-      if (next[g] < found.size()) row = std::min(row, found[next[g]].row);
-    }
-    if (row == std::numeric_limits<uint32_t>::max()) break;
-    float rank = kNothing;
-    for (size_t g = 0; g < queries_.size(); ++g) {
-      const auto& found = queries_[g].found;
-      if (next[g] == found.size() || found[next[g]].row != row) continue;
-      rank = std::max(rank, queries_[g].Score(found[next[g]++].sum) - queries_[g].lse);
-    }
-    rows_.push_back(row);
-    ranks_.push_back(rank);
+  rows_.assign(searches_[0].rows.begin(), searches_[0].rows.begin() + searches_[0].size);
+  Rank(searches_[0], &ranks_);
+  for (size_t i = 1; i < searches_.size(); ++i) {
+    Rank(searches_[i], &floats_);
+    Merge(searches_[i], floats_);
   }
   const auto found = static_cast<int64_t>(rows_.size());
   if (found < std::min(r.k, r.end - r.begin)) return false;
@@ -231,27 +324,34 @@ bool BestCodes::SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* 
     list->push_back(rows_[static_cast<size_t>(i)]);
     lowest = std::min(lowest, ranks_[static_cast<size_t>(i)]);
   }
-  for (const Query& query : queries_) {
-    // The best that a row not found can have.
-    if (query.threshold == 0) continue;
-    if (lowest <= query.Score(static_cast<uint16_t>(query.threshold - 1)) - query.lse) return false;
+  for (const Search& search : searches_) {
+    for (int q = 0; q < search.threshold.queries; ++q) {
+      // The best that a row not found can have.
+      const Query& query = queries_[static_cast<size_t>(search.first + q)];
+      const int sum = search.threshold.least - 1 - search.threshold.offsets[q];
+      if (sum >= 0 && lowest <= query.Score(sum) - query.lse) return false;
+    }
   }
   return true;
 }
 
-void BestCodes::WeighUnselected(const BestCodesRequest& r,
-                                const std::vector<std::vector<int64_t>>& lists) {
-  for (size_t g = 0; g < queries_.size(); ++g) {
-    const Query& query = queries_[g];
-    const std::vector<int64_t>& list = lists[r.together ? 0 : g];
+void BestCodes::WeighUnselected(const Search& search, const std::vector<int64_t>& list) {
+  left_.resize(search.size + 1);  // rows that are found and not selected
+  size_t left = 0;
+  for (size_t i = 0, at = 0; i < search.size; ++i) {
+    while (at < list.size() && list[at] < search.rows[i]) ++at;
+    const bool selected = at < list.size() && list[at] == search.rows[i];
+    left_[left] = i;
+    left += selected ? 0 : 1;
+    at += selected ? 1 : 0;
+  }
+  left_.resize(left);
+  for (int q = 0; q < search.threshold.queries; ++q) {
+    Query& query = queries_[static_cast<size_t>(search.first + q)];
     double weight = query.rest;
-    size_t at = 0;
-    for (size_t i = 0; i < query.found.size(); ++i) {
-      while (at < list.size() && list[at] < query.found[i].row) ++at;
-      const bool selected = at < list.size() && list[at] == query.found[i].row;
-      if (!selected) weight += query.weights[i];
-    }
-    unselected_[g] = weight > 0 ? query.highest + static_cast<float>(std::log(weight)) : kNothing;
+    for (const size_t i : left_) weight += query.weights[i];
+    query.unselected_lse =
+        weight > 0 ? query.highest + static_cast<float>(std::log(weight)) : kNothing;
   }
 }
 

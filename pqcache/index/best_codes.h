@@ -3,7 +3,7 @@
 // The best rows of a PqIndex for the queries of one KV head, without a score for every row: sampled
 // blocks tell above which score a row can be among them, and one scan collects those rows.
 //
-// Scores are those of quantised tables (quantised_scan.h), so the result is the same for every
+// Scores are those of quantised tables (quantised_tables.h), so the result is the same for every
 // instruction set. Queries that select together rank a row by the largest share of any query's
 // attention that it has: score minus the log-sum-exp of the query's scores, which is summed over
 // the rows collected and estimated from the sample for the others. Of equal ranks the lower row
@@ -35,39 +35,49 @@ class BestCodes {
 
   // Of the last call: log-sum-exp of query g's scores over the rows that its list lacks, partly
   // estimated; -infinity if there are none.
-  float unselected_lse(int g) const { return unselected_[static_cast<size_t>(g)]; }
+  float unselected_lse(int g) const { return queries_[static_cast<size_t>(g)].unselected_lse; }
 
  private:
-  struct Candidate {
-    uint32_t row;  // relative to begin
-    uint16_t sum;
-  };
   struct Query {
     float base = 0, step = 0;      // score of a sum
     std::vector<uint16_t> sample;  // sums of the sampled rows
-    uint16_t threshold = 0;
-    std::vector<Candidate> found;  // rows at or above it, ascending
+    std::vector<uint16_t> found;   // sums of the rows that its search found
     std::vector<float> weights;    // of them: exp(score - highest)
     float highest = 0;             // score that weights are relative to
     double rest = 0;               // weight of all rows that were not found
     float lse = 0;                 // of all rows
-    float Score(uint16_t sum) const { return base + step * static_cast<float>(sum); }
+    float unselected_lse = 0;
+    float Score(int sum) const { return base + step * static_cast<float>(sum); }
+  };
+  // For rows that one query wants, or any of those of a scan.
+  struct Search {
+    int first = 0;  // its first query
+    ScanThreshold threshold;
+    std::vector<uint32_t> rows;  // found, ascending, relative to begin
+    size_t size = 0;             // of them; the vectors are longer
   };
 
   void BuildTables(const PqIndex& index, const BestCodesRequest& r);
   void TakeSample(const PqIndex& index, const BestCodesRequest& r);
   void SetThresholds(const BestCodesRequest& r, int64_t rank);
+  void SetShared(float limit, Search* search) const;
   void Scan(const PqIndex& index, const BestCodesRequest& r);
-  void Weigh(int64_t rows, Query* query);
+  void Collect(const BestCodesRequest& r, int64_t block, const uint16_t* sums, Search* search);
+  void Weigh(int64_t rows, const Search& search);
+  void Rank(const Search& search, std::vector<float>* ranks) const;
+  void Merge(const Search& more, const std::vector<float>& ranks);
   bool SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* list);
-  bool SelectEach(const BestCodesRequest& r, Query* query, std::vector<int64_t>* list);
-  void WeighUnselected(const BestCodesRequest& r, const std::vector<std::vector<int64_t>>& lists);
+  bool SelectEach(const BestCodesRequest& r, const Search& search, std::vector<int64_t>* list);
+  void WeighUnselected(const Search& search, const std::vector<int64_t>& list);
 
   std::vector<QuantisedTables> tables_;  // of every kScanQueries queries
   std::vector<Query> queries_;           // [G]
-  std::vector<float> unselected_;        // [G]
-  std::vector<float> floats_, ranks_, scratch_;
-  std::vector<uint32_t> rows_;
+  std::vector<Search> searches_;         // one for each of the tables, or [G]
+  std::vector<float> floats_, ranks_, merged_ranks_;
+  std::vector<int32_t> scratch_;
+  std::vector<uint16_t> worth_;
+  std::vector<uint32_t> rows_, merged_rows_;
+  std::vector<size_t> left_;
   std::vector<int64_t> best_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "pqcache/base/vector_clones.h"
@@ -61,6 +62,38 @@ PQCACHE_VECTOR_CLONES int Nearest(const float* x, int sub_dim, int centroids,
   int nearest = 0;
   while (nearest < centroids - 1 && distances[nearest] != best) ++nearest;
   return nearest;
+}
+
+// tables [G, K] = queries [G, sub_dim] times centroids, given transposed as [sub_dim, K]; rows of
+// the queries and of the tables lie apart.
+template <int kQueries>
+inline __attribute__((always_inline)) void Tables(const float* transposed, int sub_dim, int k,
+                                                  const float* queries, int64_t query_stride,
+                                                  float* tables, int64_t table_stride) {
+  using Floats __attribute__((vector_size(64))) = float;  // K is a multiple of 16
+  for (int c = 0; c < k; c += 16) {
+    Floats sums[kQueries] = {};
+    for (int d = 0; d < sub_dim; ++d) {
+      Floats centroids;
+      std::memcpy(&centroids, transposed + d * k + c, sizeof(centroids));
+      for (int q = 0; q < kQueries; ++q) sums[q] += queries[q * query_stride + d] * centroids;
+    }
+    for (int q = 0; q < kQueries; ++q) {
+      std::memcpy(tables + q * table_stride + c, &sums[q], sizeof(sums[q]));
+    }
+  }
+}
+
+constexpr int kTableQueries = 4;
+PQCACHE_VECTOR_CLONES void FourTables(const float* transposed, int sub_dim, int k,
+                                      const float* queries, int64_t query_stride, float* tables,
+                                      int64_t table_stride) {
+  Tables<kTableQueries>(transposed, sub_dim, k, queries, query_stride, tables, table_stride);
+}
+PQCACHE_VECTOR_CLONES void OneTable(const float* transposed, int sub_dim, int k,
+                                    const float* queries, int64_t query_stride, float* tables,
+                                    int64_t table_stride) {
+  Tables<1>(transposed, sub_dim, k, queries, query_stride, tables, table_stride);
 }
 
 }  // namespace
@@ -211,18 +244,23 @@ void HeadCodebook::BuildTables(int g, const float* queries, float scale, float* 
   const PqShape& s = parts_.shape;
   const int k = s.centroids();
   const int sub = s.sub_dim();
-  std::vector<float> rotated(static_cast<size_t>(s.dim));
+  const int64_t table_size = int64_t{s.subspaces} * k;
+  std::vector<float> rotated(static_cast<size_t>(g) * s.dim);
   for (int i = 0; i < g; ++i) {
     Transform(parts_.query_transform, s.dim, queries + static_cast<size_t>(i) * s.dim,
-              rotated.data());
-    float* table = tables + static_cast<size_t>(i) * s.subspaces * k;
-    std::fill_n(table, static_cast<size_t>(s.subspaces) * k, 0.0f);
-    for (int m = 0; m < s.subspaces; ++m) {
-      for (int d = 0; d < sub; ++d) {
-        AddScaled(scale * rotated[static_cast<size_t>(m) * sub + d],
-                  &transposed_[(static_cast<size_t>(m) * sub + d) * k], k,
-                  table + static_cast<size_t>(m) * k);
-      }
+              &rotated[static_cast<size_t>(i) * s.dim]);
+  }
+  for (float& x : rotated) x *= scale;
+  for (int m = 0; m < s.subspaces; ++m) {
+    const float* centroids = &transposed_[static_cast<size_t>(m) * sub * k];
+    int i = 0;
+    for (; i + kTableQueries <= g; i += kTableQueries) {
+      FourTables(centroids, sub, k, &rotated[static_cast<size_t>(i * s.dim + m * sub)], s.dim,
+                 tables + i * table_size + m * k, table_size);
+    }
+    for (; i < g; ++i) {
+      OneTable(centroids, sub, k, &rotated[static_cast<size_t>(i * s.dim + m * sub)], s.dim,
+               tables + i * table_size + m * k, table_size);
     }
   }
 }

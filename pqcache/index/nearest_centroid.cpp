@@ -86,7 +86,7 @@ std::span<const NearestCentroidKernel> NearestCentroidKernels() { return kKernel
 
 void FindNearestCentroids(const NearestCentroidTask& task, uint8_t* nearest) {
   PQCACHE_DCHECK(task.points % kPointBlock == 0 && task.centroids % 4 == 0, "not whole blocks");
-  static const auto run = kKernels[static_cast<size_t>(ActiveIsa())].run;
+  static const auto run = BodyFor<NearestCentroidKernel>(kKernels).run;
   run(task, nearest);
 }
 

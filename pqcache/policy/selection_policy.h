@@ -47,7 +47,7 @@ struct SelectionRequest {
 // Reused between calls, so that a steady state allocates nothing. One per thread.
 struct SelectionScratch {
   std::vector<float> combined;
-  std::vector<float> ranks;
+  std::vector<int32_t> top_k;
   std::vector<int64_t> order;
   std::vector<double> totals;
   std::vector<double> reached;

@@ -61,7 +61,7 @@ void SelectCount(const SelectionRequest& r, SelectionScratch* scratch,
     CombineGroup(r, scratch->totals, &scratch->combined);
     ranked = scratch->combined.data();
   }
-  SelectTopK(ranked, r.n, r.tokens, &scratch->ranks, positions);
+  SelectTopK(ranked, r.n, r.tokens, &scratch->top_k, positions);
 }
 
 // Takes tokens in descending order of their best share of any head's mass until every head's

@@ -123,7 +123,7 @@ TEST(CacheAttentionSelection, OfManyTokensItFindsTheBestWithoutScoringAll) {
     for (int g = 0; g < s.group(); ++g) {
       const std::vector<int64_t> chosen =
           oracle.Best(per_head ? std::vector<int>{g} : oracle.AllHeads(), k);
-      EXPECT_LT(MaxDifference(HeadOf(out, s, g), oracle.Attend(g, chosen)), 0.02) << g;
+      EXPECT_LT(MaxDifference(HeadOf(out, s, g), oracle.Attend(g, chosen)), 0.03) << g;
       double left = oracle.CandidateMass(g), attended = oracle.AlwaysMass(g);
       for (const int64_t i : chosen) {
         left -= std::exp(oracle.Logit(scored, g, i));

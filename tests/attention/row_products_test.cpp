@@ -41,7 +41,7 @@ class RowProductsTest : public ::testing::TestWithParam<Isa> {
     std::vector<float> queries(static_cast<size_t>(g * dim)), weights;
     for (float& x : queries) x = random.Normal();
     std::vector<float> logits(static_cast<size_t>(g * kRowBlock)), out(queries);
-    const RowProducts& products = AllRowProducts()[static_cast<size_t>(GetParam())];
+    const RowProducts& products = BodyFor(AllRowProducts(), GetParam());
     std::vector<double> sums(out.begin(), out.end()), sizes(out.size(), 1);
     for (int64_t begin = 0; begin < n; begin += kRowBlock) {
       const RowBlockTask task{{dtype, dim, static_cast<int64_t>(row_bytes / 2)},

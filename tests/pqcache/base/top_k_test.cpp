@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -23,7 +24,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 std::vector<int64_t> TopK(const std::vector<float>& scores, int64_t k) {
-  std::vector<float> scratch(3, 9.0f);        // left over from another call
+  std::vector<int32_t> scratch(3, 9);         // left over from another call
   std::vector<int64_t> positions = {77, 88};  // so is this
   SelectTopK(scores.data(), std::ssize(scores), k, &scratch, &positions);
   return positions;
@@ -62,6 +63,20 @@ TEST(SelectTopK, EqualsSorting) {
   }
 }
 
+TEST(KthLargest, EqualsSorting) {
+  std::vector<float> scores = RandomNormals(1000, 5);
+  for (int64_t i = 0; i < 100; ++i)
+    scores[i] = i % 3 == 0 ? kInfinity : i % 3 == 1 ? -kInfinity : 0;
+  std::vector<float> sorted = scores;
+  std::sort(sorted.begin(), sorted.end(), std::greater<float>());
+  std::vector<int32_t> scratch;
+  for (const int64_t k : {1, 2, 34, 35, 500, 966, 967, 968, 1000}) {
+    EXPECT_EQ(KthLargest(scores.data(), 1000, k, &scratch), sorted[static_cast<size_t>(k - 1)]);
+  }
+  scores.assign(3, kNan);
+  EXPECT_EQ(KthLargest(scores.data(), 3, 2, &scratch), -kInfinity);
+}
+
 TEST(SelectTopK, TiesGoToTheLowerPosition) {
   EXPECT_EQ(TopK({1, 5, 5, 5, 0}, 2), (std::vector<int64_t>{1, 2}));
   EXPECT_EQ(TopK({5, 1, 7, 5, 5}, 3), (std::vector<int64_t>{0, 2, 3}));
@@ -86,11 +101,11 @@ TEST(SelectTopK, EdgesOfK) {
 }
 
 TEST(SelectTopK, ReusesItsScratch) {
-  std::vector<float> scratch;
+  std::vector<int32_t> scratch;
   std::vector<int64_t> positions;
   const std::vector<float> scores = RandomNormals(1000, 5);
   SelectTopK(scores.data(), 1000, 100, &scratch, &positions);
-  const float* memory = scratch.data();
+  const int32_t* memory = scratch.data();
   const int64_t* list = positions.data();
   SelectTopK(scores.data(), 900, 100, &scratch, &positions);
   EXPECT_EQ(scratch.data(), memory);

@@ -27,27 +27,41 @@ class BestCodesTest : public ::testing::Test {
     shape_ = shape;
     rows_ = n;
     g_ = g;
+    SetCodes(RandomCodes(shape, n, 2));
+  }
+
+  void SetCodes(std::vector<uint8_t> codes) {
+    codes_ = std::move(codes);
     index_ = std::make_unique<PqIndex>(
-        std::make_shared<const HeadCodebook>(RandomCodebook(shape, false, 1)));
-    const std::vector<uint8_t> codes = RandomCodes(shape, n, 2);
-    index_->AppendCodes(n, codes.data());
-    queries_ = RandomNormals(int64_t{g} * shape.dim, 3);
-    scores_.assign(static_cast<size_t>(g), {});
-    const int k = shape.centroids();
-    std::vector<float> floats(static_cast<size_t>(shape.subspaces * k));
-    for (int q = 0; q < g; ++q) {
-      index_->codebook().BuildTables(1, queries_.data() + int64_t{q} * shape.dim, kScale,
-                                     floats.data());
-      QuantisedTables tables;
-      tables.Set(shape, 1, floats.data());
-      for (int64_t row = 0; row < n; ++row) {
+        std::make_shared<const HeadCodebook>(RandomCodebook(shape_, false, 1)));
+    index_->AppendCodes(rows_, codes_.data());
+    queries_ = RandomNormals(int64_t{g_} * shape_.dim, 3);
+    ScoreAll(TableSteps::kEach);
+  }
+
+  // Queries that select together have one step for every kScanQueries of them.
+  void ScoreAll(TableSteps steps) {
+    const int k = shape_.centroids();
+    const int table_size = shape_.subspaces * k;
+    std::vector<float> floats(static_cast<size_t>(kScanQueries * table_size));
+    scores_.assign(static_cast<size_t>(g_), {});
+    QuantisedTables tables;
+    for (int q = 0; q < g_; ++q) {
+      const int in_group = q % kScanQueries;
+      if (in_group == 0) {
+        const int count = std::min(kScanQueries, g_ - q);
+        index_->codebook().BuildTables(count, queries_.data() + int64_t{q} * shape_.dim, kScale,
+                                       floats.data());
+        tables.Set(shape_, count, floats.data(), steps);
+      }
+      const uint8_t* entries = tables.entries.data() + in_group * table_size;
+      for (int64_t row = 0; row < rows_; ++row) {
         int sum = 0;
-        for (int m = 0; m < shape.subspaces; ++m) {
-          sum += tables.entries[static_cast<size_t>(
-              m * k + codes[static_cast<size_t>(row * shape.subspaces + m)])];
+        for (int m = 0; m < shape_.subspaces; ++m) {
+          sum += entries[m * k + codes_[static_cast<size_t>(row * shape_.subspaces + m)]];
         }
-        scores_[static_cast<size_t>(q)].push_back(tables.base[0] +
-                                                  tables.step[0] * static_cast<float>(sum));
+        scores_[static_cast<size_t>(q)].push_back(tables.base[in_group] +
+                                                  tables.step[in_group] * static_cast<float>(sum));
       }
     }
   }
@@ -78,7 +92,8 @@ class BestCodesTest : public ::testing::Test {
   }
 
   // Of every row, its largest share of any query's attention, as a logarithm.
-  std::vector<float> SharedRanks() const {
+  std::vector<float> SharedRanks() {
+    ScoreAll(TableSteps::kOne);
     std::vector<float> ranks(static_cast<size_t>(rows_), -INFINITY);
     for (int q = 0; q < g_; ++q) {
       const auto lse = static_cast<float>(Lse(q, 0, rows_));
@@ -113,6 +128,7 @@ class BestCodesTest : public ::testing::Test {
   PqShape shape_;
   int64_t rows_ = 0;
   int g_ = 0;
+  std::vector<uint8_t> codes_;  // [N, M]
   std::unique_ptr<PqIndex> index_;
   std::vector<float> queries_;
   std::vector<std::vector<float>> scores_;  // [G, N]
@@ -173,10 +189,8 @@ TEST_F(BestCodesTest, OfManyRowsTheEstimatesAreClose) {
 // the result is right all the same.
 TEST_F(BestCodesTest, ASampleThatMissesEverythingChangesNothing) {
   const PqShape shape{32, 8, 8};
-  const auto codebook = std::make_shared<const HeadCodebook>(RandomCodebook(shape, false, 1));
   Make(shape, 20000, 4);
   const std::vector<uint8_t> one = RandomCodes(shape, 1, 9);
-  index_ = std::make_unique<PqIndex>(codebook);
   std::vector<uint8_t> codes;
   for (int64_t row = 0; row < rows_; ++row) {
     if (row / kScanBlockTokens % 13 == 5) {
@@ -186,24 +200,24 @@ TEST_F(BestCodesTest, ASampleThatMissesEverythingChangesNothing) {
       codes.insert(codes.end(), one.begin(), one.end());  // equal scores: ties
     }
   }
-  index_->AppendCodes(rows_, codes.data());
-  std::vector<float> floats(static_cast<size_t>(8 * 256));
-  const auto lists = Select(0, rows_, 700, false);
+  SetCodes(std::move(codes));
+  const auto each = Select(0, rows_, 700, false);
   for (int q = 0; q < g_; ++q) {
-    index_->codebook().BuildTables(1, queries_.data() + int64_t{q} * 32, kScale, floats.data());
-    QuantisedTables tables;
-    tables.Set(shape, 1, floats.data());
-    std::vector<float> sums;
-    for (int64_t row = 0; row < rows_; ++row) {
-      int sum = 0;
-      for (int m = 0; m < 8; ++m) {
-        sum +=
-            tables.entries[static_cast<size_t>(m * 256 + codes[static_cast<size_t>(row * 8 + m)])];
-      }
-      sums.push_back(static_cast<float>(sum));
-    }
-    EXPECT_EQ(lists[static_cast<size_t>(q)], Best(sums, 700));
+    EXPECT_EQ(each[static_cast<size_t>(q)], Best(Ranks(q, 0, rows_), 700));
   }
+  const auto together = Select(0, rows_, 700, true);
+  EXPECT_GE(Common(Best(SharedRanks(), 700), together[0]), 699u);  // but for rounding at the end
+}
+
+// One query's scores are far above the other's, and spread less: neither crowds out the other.
+TEST_F(BestCodesTest, QueriesOfDifferentScaleSelectTogether) {
+  Make({32, 8, 8}, 20000, 3);
+  for (int d = 0; d < 32; ++d) queries_[static_cast<size_t>(d)] *= 0.01f;
+  for (int d = 32; d < 64; ++d) queries_[static_cast<size_t>(d)] *= 20;
+  const auto lists = Select(5, rows_, 500, true);
+  std::vector<float> expected = SharedRanks();
+  expected.erase(expected.begin(), expected.begin() + 5);
+  EXPECT_GE(Common(Best(expected, 500), lists[0]), 490u);
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ class QuantisedScanTest : public ::testing::TestWithParam<Isa> {
   void SetUp() override {
     if (!IsaSupported(GetParam())) GTEST_SKIP() << "this CPU has no " << IsaName(GetParam());
   }
-  const QuantisedScan& scan() const { return QuantisedScans()[static_cast<size_t>(GetParam())]; }
+  const QuantisedScan& scan() const { return BodyFor(QuantisedScans(), GetParam()); }
 };
 
 TEST_P(QuantisedScanTest, SumsTheEntriesOfEveryQuery) {
@@ -32,8 +32,8 @@ TEST_P(QuantisedScanTest, SumsTheEntriesOfEveryQuery) {
       const int k = shape.centroids();
       QuantisedTables tables;
       tables.Set(shape, kScanQueries,
-                 RandomNormals(int64_t{kScanQueries} * subspaces * k, 1).data());
-      if (scan().uses_lanes(bits)) tables.FillLanes();
+                 RandomNormals(int64_t{kScanQueries} * subspaces * k, 1).data(), TableSteps::kEach);
+      tables.Fill(scan().form(bits));
       const int lines = shape.bytes_per_key(), blocks = 7;
       std::vector<uint8_t> codes(static_cast<size_t>(blocks * lines * kScanBlockTokens));
       Random random(2);
@@ -41,7 +41,7 @@ TEST_P(QuantisedScanTest, SumsTheEntriesOfEveryQuery) {
       for (int block = 0; block < blocks; block += 3) {
         const int count = std::min(kScanBlocks, blocks - block);
         std::vector<uint16_t> sums(kScanQueries * kScanTokens, 7);
-        scan().scan(tables, codes.data(), block, count, sums.data());
+        scan().scan({&tables, codes.data(), block, 1, count}, sums.data());
         for (int q = 0; q < kScanQueries; ++q) {
           const uint8_t* entries = tables.entries.data() + q * subspaces * k;
           for (int i = 0; i < kScanTokens; ++i) {
@@ -65,17 +65,23 @@ TEST_P(QuantisedScanTest, SumsTheEntriesOfEveryQuery) {
   }
 }
 
-TEST_P(QuantisedScanTest, ComparesAsUnsigned) {
-  std::vector<uint16_t> sums(kScanBlockTokens);
+TEST_P(QuantisedScanTest, ATokenIsWorthTheLargestOfItsSums) {
+  std::vector<uint16_t> sums(kScanQueries * kScanTokens);
   Random random(3);
-  for (uint16_t& sum : sums) sum = static_cast<uint16_t>(random.Next());
+  for (uint16_t& sum : sums) sum = static_cast<uint16_t>(random.Below(33000));
   sums[5] = 0;
-  sums[40] = 65535;
-  for (const uint16_t threshold :
-       {uint16_t{0}, uint16_t{1}, uint16_t{32767}, uint16_t{32768}, sums[17], uint16_t{65535}}) {
-    const uint64_t bits = scan().at_least(sums.data(), threshold);
-    for (int i = 0; i < kScanBlockTokens; ++i) {
-      EXPECT_EQ(bits >> i & 1, sums[static_cast<size_t>(i)] >= threshold) << i << " " << threshold;
+  for (int queries = 1; queries <= kScanQueries; ++queries) {
+    for (const uint16_t least : {0, 1, 20000, 32767, 32768, int{sums[17]}, 65535}) {
+      const ScanThreshold threshold{queries, {0, 300, 32000, 7}, least};
+      const uint64_t bits = scan().at_least(threshold, sums.data());
+      for (int i = 0; i < kScanBlockTokens; ++i) {
+        int worth = 0;
+        for (int q = 0; q < queries; ++q) {
+          worth = std::max(worth,
+                           sums[static_cast<size_t>(q * kScanTokens + i)] + threshold.offsets[q]);
+        }
+        EXPECT_EQ(bits >> i & 1, worth >= least) << i << " " << queries << " " << least;
+      }
     }
   }
 }
@@ -90,7 +96,7 @@ TEST(QuantisedTables, SumsGiveTheScoresBack) {
   for (const int g : {1, 3, 4}) {
     const std::vector<float> floats = RandomNormals(int64_t{g} * 8 * 256, 4);
     QuantisedTables tables;
-    tables.Set(shape, g, floats.data());
+    tables.Set(shape, g, floats.data(), TableSteps::kEach);
     Random random(5);
     for (int q = 0; q < kScanQueries; ++q) {
       for (int i = 0; i < 200; ++i) {
@@ -112,18 +118,18 @@ TEST(QuantisedTables, SumsGiveTheScoresBack) {
   }
 }
 
-TEST(QuantisedTables, SumsOfManySubspacesFitInto16Bits) {
+TEST(QuantisedTables, SumsOfManySubspacesFitInto15Bits) {
   QuantisedTables tables;
   std::vector<float> floats;
   for (int i = 0; i < 1024 * 16; ++i) floats.push_back(static_cast<float>(i % 2));
-  tables.Set({1024, 1024, 4}, 1, floats.data());
-  EXPECT_EQ(tables.entries[1], 63);  // 1024 * 63 < 65536
+  tables.Set({1024, 1024, 4}, 1, floats.data(), TableSteps::kEach);
+  EXPECT_EQ(tables.entries[1], 31);  // 1024 * 31 < 32768
 }
 
 TEST(QuantisedTables, AlikeEntriesGiveTheirSum) {
   QuantisedTables tables;
   const std::vector<float> floats(2 * 16, 3.0f);
-  tables.Set({2, 2, 4}, 1, floats.data());
+  tables.Set({2, 2, 4}, 1, floats.data(), TableSteps::kEach);
   EXPECT_EQ(tables.base[0], 6.0f);
   EXPECT_EQ(*std::max_element(tables.entries.data(), tables.entries.data() + tables.entries.size()),
             0);

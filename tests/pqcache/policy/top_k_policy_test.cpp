@@ -64,7 +64,7 @@ Heads RandomHeads(const std::vector<float>& scales, int64_t n, uint64_t seed) {
 }
 
 TEST(TopKPolicy, OneHeadSelectsItsBestScores) {
-  std::vector<float> scratch;
+  std::vector<int32_t> scratch;
   for (const int64_t n : {1, 17, 500}) {
     const std::vector<float> scores = RandomNormals(n, 1);
     for (const int64_t tokens : {int64_t{1}, n / 3, n - 1}) {
