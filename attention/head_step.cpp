@@ -8,12 +8,26 @@
 #include "attention/sliding_window.h"
 #include "pqcache/base/check.h"
 #include "pqcache/base/vector_math.h"
+#include "pqcache/index/best_codes.h"
 
 namespace pqcache::attention {
 namespace {
 
 // Fewer candidates are scored one and all.
 constexpr int64_t kManyCandidates = 4096;
+
+struct Scratch {
+  std::vector<const uint8_t*> rows;
+  std::vector<float> mean, logits;
+  PartialAttention single;
+  SelectionScratch selection;
+  BestCodes best;
+};
+
+Scratch& ThreadScratch() {
+  thread_local Scratch scratch;
+  return scratch;
+}
 
 RowFormat MemoryFormat(const HeadCache& head) {
   const PageShape& shape = head.page_shape();
@@ -51,15 +65,16 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
 }
 
 void HeadStep::AddAlways() {
-  rows_.clear();
+  std::vector<const uint8_t*>& list = ThreadScratch().rows;
+  list.clear();
   const auto add = [&](const RowBlock& block) {
     for (int64_t i = std::max<int64_t>(0, visible_ - block.first); i < block.count; ++i) {
-      rows_.push_back(block.rows + static_cast<size_t>(i) * head_->memory_row_bytes());
+      list.push_back(block.rows + static_cast<size_t>(i) * head_->memory_row_bytes());
     }
   };
   add(head_->sinks());
   for (const RowBlock& block : head_->window()) add(block);
-  const std::span<const uint8_t* const> rows(rows_);
+  const std::span<const uint8_t* const> rows(list);
   const size_t common = rows.size() - static_cast<size_t>(n_ - 1);
   state_.AddRows(MemoryFormat(*head_), rows.first(common), queries_, scale_);
   for (int i = 1; i < n_; ++i) AddNewest(i, rows.subspan(common, static_cast<size_t>(i)));
@@ -70,9 +85,10 @@ void HeadStep::AddAlways() {
 // Rows that only the later tokens of the step may see, for its token i.
 void HeadStep::AddNewest(int i, std::span<const uint8_t* const> rows) {
   const int group = num_queries_ / n_;
-  single_.Reset(group, dim_);
-  single_.AddRows(MemoryFormat(*head_), rows, queries_ + int64_t{i} * group * dim_, scale_);
-  for (int g = 0; g < group; ++g) state_.Merge(single_, g, i * group + g);
+  PartialAttention& single = ThreadScratch().single;
+  single.Reset(group, dim_);
+  single.AddRows(MemoryFormat(*head_), rows, queries_ + int64_t{i} * group * dim_, scale_);
+  for (int g = 0; g < group; ++g) state_.Merge(single, g, i * group + g);
 }
 
 void HeadStep::Select() {
@@ -105,7 +121,7 @@ void HeadStep::Select() {
   for (size_t list = 0; list < selected_.size(); ++list) {
     request.scores = index_ == nullptr ? nullptr : scores_.data() + static_cast<int64_t>(list) * n;
     request.always_lse = always_lse_.data() + list;
-    config_.policy->Select(request, &scratch_, &selected_[list]);
+    config_.policy->Select(request, &ThreadScratch().selection, &selected_[list]);
   }
 }
 
@@ -125,15 +141,19 @@ void HeadStep::SelectBest() {
                                  .end = end_,
                                  .k = config_.budget.TokensFor(head_->tokens()),
                                  .together = !per_head_};
-  best_.Select(*head_->codes(), request, &selected_);
+  BestCodes& best = ThreadScratch().best;
+  best.Select(*head_->codes(), request, &selected_);
+  unselected_lse_.clear();
+  for (int g = 0; g < num_queries_; ++g) unselected_lse_.push_back(best.unselected_lse(g));
 }
 
 void HeadStep::AddHeld() {
   const PageShape& shape = head_->page_shape();
   const int64_t held_end = head_->held_pages() * shape.page_tokens;
   if (held_end == 0) return;
+  std::vector<const uint8_t*>& rows = ThreadScratch().rows;
   for (size_t list = 0; list < selected_.size(); ++list) {
-    rows_.clear();
+    rows.clear();
     int64_t page = 0, page_end = 0;  // of the position before: divisions are slow, long ones more
     for (const int64_t t : selected_[list]) {
       const int64_t position = begin_ + t;
@@ -143,10 +163,10 @@ void HeadStep::AddHeld() {
         page_end = (page + 1) * shape.page_tokens;
       }
       const auto in_page = static_cast<size_t>(position - page_end + shape.page_tokens);
-      rows_.push_back(head_->held_rows(page) + in_page * shape.row_bytes());
+      rows.push_back(head_->held_rows(page) + in_page * shape.row_bytes());
     }
-    cursors_[list] = rows_.size();
-    AddSelected(static_cast<int>(list), rows_, 0);
+    cursors_[list] = rows.size();
+    AddSelected(static_cast<int>(list), rows, 0);
   }
 }
 
@@ -170,11 +190,12 @@ void HeadStep::CollectPages() {
 void HeadStep::AddPages(std::span<const PageRead> pages) {
   if (pages.empty()) return;
   const PageShape& shape = head_->page_shape();
+  std::vector<const uint8_t*>& rows = ThreadScratch().rows;
   for (size_t list = 0; list < selected_.size(); ++list) {
     const std::vector<int64_t>& tokens = selected_[list];
     const size_t first = cursors_[list];
     size_t& next = cursors_[list];
-    rows_.clear();
+    rows.clear();
     size_t read = 0;
     for (; next < tokens.size(); ++next) {
       const int64_t position = begin_ + tokens[next];
@@ -182,10 +203,10 @@ void HeadStep::AddPages(std::span<const PageRead> pages) {
       while (read < pages.size() && pages[read].key.page < page) ++read;
       if (read == pages.size()) break;
       const int64_t in_page = position % shape.page_tokens;
-      rows_.push_back(PageRows(*pages[read].page) +
-                      static_cast<size_t>(in_page) * shape.row_bytes());
+      rows.push_back(PageRows(*pages[read].page) +
+                     static_cast<size_t>(in_page) * shape.row_bytes());
     }
-    AddSelected(static_cast<int>(list), rows_, first);
+    AddSelected(static_cast<int>(list), rows, first);
   }
 }
 
@@ -195,35 +216,39 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
   PartialAttention* state = &state_;
   const float* queries = queries_;
   if (per_head_) {
-    single_.Reset(1, dim_);
-    state = &single_;
+    state = &ThreadScratch().single;
+    state->Reset(1, dim_);
     queries = queries_ + static_cast<int64_t>(list) * dim_;
   }
   if (use_code_logits_) {
     const int64_t n = end_ - begin_;
     const int g = per_head_ ? 1 : num_queries_;
     const int64_t count = static_cast<int64_t>(rows.size());
-    logits_.resize(static_cast<size_t>(g * count));
+    std::vector<float>& logits = ThreadScratch().logits;
+    logits.resize(static_cast<size_t>(g * count));
     for (int i = 0; i < g; ++i) {
       const float* scores = scores_.data() + (per_head_ ? list : i) * n;
       for (int64_t r = 0; r < count; ++r) {
-        logits_[static_cast<size_t>(i * count + r)] =
+        logits[static_cast<size_t>(i * count + r)] =
             scores[selected_[static_cast<size_t>(list)][first + static_cast<size_t>(r)]];
       }
     }
-    state->AddRowsWithLogits(format, rows, logits_.data(), count);
+    state->AddRowsWithLogits(format, rows, logits.data(), count);
   } else {
     state->AddRows(format, rows, queries, scale_);
   }
-  if (per_head_) state_.Merge(single_, 0, list);
+  if (per_head_) state_.Merge(*state, 0, list);
 }
 
 void HeadStep::AddTail(HeadStats* stats) {
+  std::vector<float>& mean = ThreadScratch().mean;
+  mean.resize(static_cast<size_t>(dim_));
   const int64_t n = end_ - begin_;
   for (int g = 0; g < num_queries_; ++g) {
     if (!scored_all_) {
       stats->missed_mass +=
-          1.0 / (1.0 + std::exp(double{state_.Lse(g)} - double{best_.unselected_lse(g)}));
+          1.0 /
+          (1.0 + std::exp(double{state_.Lse(g)} - double{unselected_lse_[static_cast<size_t>(g)]}));
       continue;
     }
     float* weights = scores_.data() + g * n;
@@ -240,8 +265,8 @@ void HeadStep::AddTail(HeadStats* stats) {
       const float weight = std::accumulate(weights + (t - begin_), weights + (stop - begin_), 0.0f);
       const float share = 1.0f / static_cast<float>(head_->value_count(block));
       for (int d = 0; d < dim_; ++d)
-        mean_[static_cast<size_t>(d)] = share * head_->value_sum(block)[d];
-      if (weight > 0) state_.AddValue(g, max + std::log(weight), mean_.data());
+        mean[static_cast<size_t>(d)] = share * head_->value_sum(block)[d];
+      if (weight > 0) state_.AddValue(g, max + std::log(weight), mean.data());
       t = stop;
     }
   }
@@ -249,16 +274,16 @@ void HeadStep::AddTail(HeadStats* stats) {
 
 void HeadStep::Finish(float* out, HeadStats* stats) {
   const RowBlock open = head_->open_page();
+  std::vector<const uint8_t*>& rows = ThreadScratch().rows;
   for (size_t list = 0; list < selected_.size(); ++list) {
-    rows_.clear();
+    rows.clear();
     for (size_t i = cursors_[list]; i < selected_[list].size(); ++i) {
       const int64_t row = begin_ + selected_[list][i] - open.first;
-      rows_.push_back(open.rows + static_cast<size_t>(row) * head_->page_shape().row_bytes());
+      rows.push_back(open.rows + static_cast<size_t>(row) * head_->page_shape().row_bytes());
     }
-    AddSelected(static_cast<int>(list), rows_, cursors_[list]);
+    AddSelected(static_cast<int>(list), rows, cursors_[list]);
   }
   Record(stats);
-  mean_.resize(static_cast<size_t>(dim_));
   if (index_ != nullptr) AddTail(stats);
   state_.Finish(out);
 }

@@ -7,7 +7,8 @@
 //               the head holds attended;
 //   AddPages    rows of selected tokens that lie in the pages read;
 //   Finish      rows in the open page, the estimate for the rest, the normalised output.
-// Scratch memory is kept between steps. One thread at a time.
+// One thread at a time. Scratch memory is kept between steps, by each thread for all of its heads,
+// so that it stays in the cache.
 
 #include <cstdint>
 #include <memory>
@@ -17,7 +18,6 @@
 #include "attention/attention_stats.h"
 #include "attention/partial_attention.h"
 #include "pqcache/cache/head_cache.h"
-#include "pqcache/index/best_codes.h"
 #include "pqcache/policy/selection_policy.h"
 
 namespace pqcache::attention {
@@ -82,12 +82,9 @@ class HeadStep {
   std::vector<std::vector<int64_t>> selected_;  // [1], or [num_queries] if per head
   std::vector<size_t> cursors_;                 // of each list: rows added so far
   std::vector<int64_t> pages_;
-  std::vector<const uint8_t*> rows_;
-  std::vector<float> mean_, logits_;
-  PartialAttention state_, single_;
-  SelectionScratch scratch_;
-  bool scored_all_ = false;  // scores_ holds one for every candidate
-  BestCodes best_;
+  PartialAttention state_;
+  bool scored_all_ = false;            // scores_ holds one for every candidate
+  std::vector<float> unselected_lse_;  // [num_queries], if not
 };
 
 }  // namespace pqcache::attention

@@ -3,13 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <memory>
 
 #include "attention/cache_attention.h"
 #include "attention/sdpa_reference.h"
+#include "attention/torch/sdpa_torch.h"
 #include "pqcache/base/random.h"
 #include "pqcache/cache/kv_cache.h"
+#include "pqcache/index/quantised_scan.h"
 #include "storage/memory_page_store.h"
+#include "tools/bench_selection.h"
 #include "tools/medians.h"
 #include "tools/stopwatch.h"
 
@@ -20,10 +24,11 @@ using attention::AttentionInput;
 using attention::CacheAttention;
 using attention::CacheAttentionOptions;
 
-constexpr int64_t kChunk = 1024;      // tokens that are appended at a time
-constexpr int64_t kChecked = 5000;    // tokens of the context that answers are checked on
-constexpr double kTolerance = 0.01;   // of the largest output; bfloat16 rows
-constexpr size_t kNumbers = 1 << 16;  // that rows are drawn from
+constexpr int64_t kChunk = 1024;          // tokens that are appended at a time
+constexpr int64_t kChecked = 5000;        // tokens of the context that answers are checked on
+constexpr double kTolerance = 0.01;       // of the largest output; bfloat16 rows
+constexpr size_t kNumbers = 1 << 16;      // that rows are drawn from
+constexpr double kMostFloatCopies = 3e9;  // bytes of keys and values for libtorch
 
 // A way to attend, and its times at the running context.
 struct Method {
@@ -51,6 +56,11 @@ class AttentionBench {
         for (Method& method : methods_) PQCACHE_RETURN_IF_ERROR(Time(round, &method));
       }
       for (const Method& method : methods_) Describe(method, rows, text);
+      PQCACHE_RETURN_IF_ERROR(RunMatmuls(rows, text));
+      PQCACHE_RETURN_IF_ERROR(RunIndex(rows, text));
+      const SelectionBenchOptions selection{
+          o_.heads, methods_[1].options.budget.TokensFor(tokens()), o_.rounds, o_.seed};
+      PQCACHE_RETURN_IF_ERROR(BenchSelection(*cache_, selection, pool_, rows, text));
     }
     return Status::Ok();
   }
@@ -188,6 +198,98 @@ class AttentionBench {
                             std::to_string(kTolerance));
   }
 
+  // Times in milliseconds, with flushed caches.
+  Result<std::vector<double>> TimeHeads(const std::function<Status(int64_t head)>& work) {
+    std::vector<double> ms;
+    for (int round = -1; round < o_.rounds; ++round) {
+      flush_.Run(pool_);
+      const Stopwatch watch;
+      PQCACHE_RETURN_IF_ERROR(pool_->RunChecked(o_.kv_heads, work));
+      if (round >= 0) ms.push_back(watch.milliseconds());
+    }
+    return ms;
+  }
+
+  Status RunMatmuls(Json* rows, std::string* text) {
+    const int64_t t = tokens();
+    const auto size = static_cast<size_t>(t * dim());
+    const auto copies = static_cast<double>(size * sizeof(float)) * 2 * o_.kv_heads;
+    char line[160];
+    if (copies > kMostFloatCopies) {
+      std::snprintf(line, sizeof(line),
+                    "%9lld tokens  libtorch matmul  not run: float32 keys and values would take "
+                    "%.1f GB\n",
+                    static_cast<long long>(t), copies / 1e9);
+      *text += line;
+      return Status::Ok();
+    }
+    std::vector<std::vector<float>> keys(static_cast<size_t>(o_.kv_heads)), values(keys.size());
+    for (size_t h = 0; h < keys.size(); ++h) {
+      keys[h].resize(size);
+      values[h].resize(size);
+      PQCACHE_RETURN_IF_ERROR(
+          cache_->ReadRows(0, static_cast<int>(h), 0, t, keys[h].data(), values[h].data()));
+    }
+    const int group = o_.heads / o_.kv_heads;
+    const auto queries = Normals(static_cast<size_t>(o_.heads * dim()));
+    std::vector<float> out(queries.size());
+    PQCACHE_ASSIGN_OR_RETURN(const auto ms, TimeHeads([&](int64_t h) {
+                               const int64_t first = h * group * dim();
+                               return attention::MatmulAttentionTorch(
+                                   group, t, dim(), queries.data() + first,
+                                   keys[static_cast<size_t>(h)].data(),
+                                   values[static_cast<size_t>(h)].data(), out.data() + first);
+                             }));
+    PQCACHE_ASSIGN_OR_RETURN(const auto truth, Reference(queries));
+    PQCACHE_RETURN_IF_ERROR(CheckClose(out, truth, "libtorch's attention"));
+    const double exact = Median(methods_[0].ms);
+    rows->Push(Row("libtorch matmul", ms).Set("ratio_to_exact", exact / Median(ms)));
+    std::snprintf(line, sizeof(line), "%9lld tokens  %-16s %9.3f ms (best %.3f)  %6.2f x exact\n",
+                  static_cast<long long>(t), "libtorch matmul", Median(ms), Percentile(ms, 0),
+                  exact / Median(ms));
+    *text += line;
+    return Status::Ok();
+  }
+
+  // What a step does with the codebooks: the new token's codes and the tables of its queries.
+  Status RunIndex(Json* rows, std::string* text) {
+    const int group = o_.heads / o_.kv_heads;
+    const auto queries = Normals(static_cast<size_t>(o_.heads * dim()));
+    const auto keys = Normals(static_cast<size_t>(o_.kv_heads * dim()));
+    const int table_size = o_.pq.subspaces * o_.pq.centroids();
+    const auto work = [&](int64_t h) {
+      thread_local std::vector<uint8_t> codes;
+      thread_local std::vector<float> floats;
+      thread_local QuantisedTables made;
+      const HeadCodebook& codebook = cache_->head(0, static_cast<int>(h)).codes()->codebook();
+      codes.resize(static_cast<size_t>(o_.pq.subspaces));
+      codebook.Encode(1, keys.data() + h * dim(), codes.data());
+      floats.resize(static_cast<size_t>(group * table_size));
+      codebook.BuildTables(group, queries.data() + h * group * dim(), 1, floats.data());
+      for (int g = 0; g < group; g += kScanQueries) {
+        MakeTables(o_.pq, std::min(kScanQueries, group - g), floats.data() + g * table_size,
+                   TableSteps::kOne, &made);
+      }
+      return Status::Ok();
+    };
+    PQCACHE_ASSIGN_OR_RETURN(const auto ms, TimeHeads(work));
+    rows->Push(Row("encode + tables", ms));
+    char line[160];
+    std::snprintf(line, sizeof(line), "%9lld tokens  %-16s %9.3f ms (best %.3f)\n",
+                  static_cast<long long>(tokens()), "encode + tables", Median(ms),
+                  Percentile(ms, 0));
+    *text += line;
+    return Status::Ok();
+  }
+
+  Json Row(const std::string& name, const std::vector<double>& ms) const {
+    Json row;
+    row.Set("name", name).Set("ctx", tokens()).Set("threads", pool_->threads());
+    row.Set("ms", Median(ms)).Set("ms_best", Percentile(ms, 0));
+    row.Set("ms_p90", Percentile(ms, 0.9));
+    return row;
+  }
+
   // Bytes of one step: codes in order, and rows at random, or all rows in order.
   double LimitMs(const Method& method) const {
     const double t = static_cast<double>(tokens());
@@ -204,11 +306,8 @@ class AttentionBench {
   void Describe(const Method& method, Json* rows, std::string* text) const {
     const double ms = Median(method.ms), exact = Median(methods_[0].ms);
     const double share = LimitMs(method) / ms;
-    Json row;
-    row.Set("name", method.name).Set("ctx", tokens()).Set("threads", pool_->threads());
-    row.Set("ms", ms).Set("ms_best", Percentile(method.ms, 0));
-    row.Set("ms_p90", Percentile(method.ms, 0.9)).Set("ratio_to_exact", exact / ms);
-    row.Set("share_of_byte_limit", share);
+    Json row = Row(method.name, method.ms);
+    row.Set("ratio_to_exact", exact / ms).Set("share_of_byte_limit", share);
     rows->Push(std::move(row));
     char line[160];
     std::snprintf(line, sizeof(line),

@@ -3,8 +3,12 @@
 #include <ATen/ops/_scaled_dot_product_attention.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/softmax.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "attention/torch/call_torch.h"
@@ -48,6 +52,18 @@ Result<std::vector<float>> SdpaTorch(const SdpaShape& s, const float* queries, c
         .copy_(std::get<0>(result).squeeze(0).transpose(0, 1));
   }));
   return out;
+}
+
+Status MatmulAttentionTorch(int g, int64_t t, int dim, const float* queries, const float* keys,
+                            const float* values, float* out) {
+  const auto rows = [dim](const float* data, int64_t count) {
+    return at::from_blob(const_cast<float*>(data), {count, dim}, at::kFloat);
+  };
+  return CallTorch([&] {
+    const at::Tensor q = at::mul(rows(queries, g), 1.0 / std::sqrt(static_cast<double>(dim)));
+    const at::Tensor weights = at::softmax(at::matmul(q, rows(keys, t).t()), 1);
+    rows(out, g).copy_(at::matmul(weights, rows(values, t)));
+  });
 }
 
 }  // namespace pqcache::attention

@@ -13,4 +13,9 @@ namespace pqcache::attention {
 Result<std::vector<float>> SdpaTorch(const SdpaShape& shape, const float* queries,
                                      const float* keys, const float* values);
 
+// One decode step of one KV head by two matrix products: out [G, D] of queries [G, D] over keys and
+// values [T, D], nothing masked. What a program on libtorch does at best on a CPU.
+Status MatmulAttentionTorch(int g, int64_t t, int dim, const float* queries, const float* keys,
+                            const float* values, float* out);
+
 }  // namespace pqcache::attention

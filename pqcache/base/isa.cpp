@@ -41,8 +41,6 @@ std::string_view IsaName(Isa isa) {
       return "avx512";
     case Isa::kAvx512Vbmi:
       return "avx512_vbmi";
-    case Isa::kAvx512Bf16:
-      return "avx512_bf16";
   }
   return "unknown";
 }
@@ -59,10 +57,7 @@ bool IsaSupported(Isa isa) {
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
     case Isa::kAvx512Vbmi:
-      return IsaSupported(Isa::kAvx512) && __builtin_cpu_supports("avx512vbmi") &&
-             __builtin_cpu_supports("avx512vnni");
-    case Isa::kAvx512Bf16:
-      return IsaSupported(Isa::kAvx512Vbmi) && __builtin_cpu_supports("avx512bf16");
+      return IsaSupported(Isa::kAvx512) && __builtin_cpu_supports("avx512vbmi");
   }
 #endif
   return isa == Isa::kScalar;

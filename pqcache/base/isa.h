@@ -15,14 +15,12 @@ enum class Isa {
   kScalar,      // what every CPU of this build has; the oracle of the others
   kAvx2,        // AVX2 and FMA
   kAvx512,      // AVX-512 F, BW, DQ and VL (Skylake-SP and later)
-  kAvx512Vbmi,  // VBMI and VNNI (Ice Lake and later)
-  kAvx512Bf16,  // BF16 (Sapphire Rapids, Zen 4 and later)
+  kAvx512Vbmi,  // VBMI (Ice Lake, Zen 4 and later)
 };
 
-inline constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vbmi,
-                                Isa::kAvx512Bf16};
+inline constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vbmi};
 
-std::string_view IsaName(Isa isa);  // "scalar", "avx2", "avx512", "avx512_vbmi", "avx512_bf16"
+std::string_view IsaName(Isa isa);  // "scalar", "avx2", "avx512", "avx512_vbmi"
 bool IsaSupported(Isa isa);
 
 // Of a process whose PQCACHE_FORCE_ISA cannot be followed, the widest.

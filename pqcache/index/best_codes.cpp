@@ -52,6 +52,19 @@ PQCACHE_VECTOR_CLONES void RaiseRanks(const uint16_t* sums, int64_t n, float bas
   }
 }
 
+// Uses the scores up.
+double LogSumExp(std::vector<float>* scores) {
+  const auto n = std::ssize(*scores);
+  if (n == 0) return kNothing;
+  const float high = MaxOf(scores->data(), n);
+  return high + std::log(double{ExpInPlace(scores->data(), n, high)});
+}
+
+double LogAdd(double a, double b) {
+  const double high = std::max(a, b);
+  return high == kNothing ? high : high + std::log1p(std::exp(std::min(a, b) - high));
+}
+
 }  // namespace
 
 void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
@@ -70,7 +83,7 @@ void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
   for (bool complete = false; !complete; rank *= 2) {
     SetThresholds(r, rank);
     Scan(index, r);
-    for (const Search& search : searches_) Weigh(rows, search);
+    for (const Search& search : searches_) WeighRest(rows, search);
     complete = true;
     if (r.together) {
       complete = SelectTogether(r, &(*lists)[0]);
@@ -159,10 +172,9 @@ void BestCodes::SetThresholds(const BestCodesRequest& r, int64_t rank) {
   ranks_.assign(static_cast<size_t>(sampled), kNothing);
   for (Query& query : queries_) {
     Scores(query.sample.data(), sampled, query.base, query.step, floats_.data());
-    const float high = MaxOf(floats_.data(), sampled);
-    const float sum = ExpInPlace(floats_.data(), sampled, high);
+    const double rows = static_cast<double>(r.end - r.begin);
     query.lse =
-        high + std::log(sum * static_cast<float>(r.end - r.begin) / static_cast<float>(sampled));
+        static_cast<float>(LogSumExp(&floats_) + std::log(rows / static_cast<double>(sampled)));
     RaiseRanks(query.sample.data(), sampled, query.base, query.step, query.lse, ranks_.data());
   }
   const float limit = KthLargest(ranks_.data(), sampled, rank, &scratch_);
@@ -232,42 +244,39 @@ void BestCodes::Collect(const BestCodesRequest& r, int64_t block, const uint16_t
   search->size = n;
 }
 
-void BestCodes::Weigh(int64_t rows, const Search& search) {
-  const auto found = static_cast<int64_t>(search.size);
-  const double left = static_cast<double>(rows - found);
+// Of the rows that are not found, by the sampled ones among them.
+void BestCodes::WeighRest(int64_t rows, const Search& search) {
+  const double rest = static_cast<double>(rows - static_cast<int64_t>(search.size));
   const ScanThreshold& t = search.threshold;
   Query* queries = &queries_[static_cast<size_t>(search.first)];
   worth_.assign(queries[0].sample.size(), 0);
   for (int q = 0; q < t.queries; ++q) {
     RaiseWorth(queries[q].sample.data(), std::ssize(worth_), t.offsets[q], worth_.data());
   }
-  left_.resize(worth_.size() + 1);  // sampled rows that are not found
-  size_t not_found = 0;
+  left_.resize(worth_.size() + 1);
+  size_t sampled = 0;
   for (size_t i = 0; i < worth_.size(); ++i) {
-    left_[not_found] = i;
-    not_found += worth_[i] < t.least ? 1 : 0;
+    left_[sampled] = i;
+    sampled += worth_[i] < t.least ? 1 : 0;
   }
-  left_.resize(not_found);
-  const auto sampled = static_cast<int64_t>(left_.size());
-  floats_.resize(left_.size());
+  left_.resize(sampled);
   for (int q = 0; q < t.queries; ++q) {
     Query& query = queries[q];
-    query.weights.resize(search.size);
-    Scores(query.found.data(), found, query.base, query.step, query.weights.data());
-    for (size_t i = 0; i < left_.size(); ++i) floats_[i] = query.Score(query.sample[left_[i]]);
-    query.highest = std::max(MaxOf(query.weights.data(), found), MaxOf(floats_.data(), sampled));
-    const double all = ExpInPlace(query.weights.data(), found, query.highest);
-    const double rest = ExpInPlace(floats_.data(), sampled, query.highest);
-    if (left == 0) {
-      query.rest = 0;
+    if (rest == 0) {
+      query.rest_lse = kNothing;
     } else if (sampled > 0) {
-      query.rest = rest * left / static_cast<double>(sampled);
+      TakeScores(query, query.sample);
+      query.rest_lse = LogSumExp(&floats_) + std::log(rest / static_cast<double>(sampled));
     } else {  // no more than if all had the best score that is left
-      const float best = query.Score(std::max(0, t.least - 1 - t.offsets[q]));
-      query.rest = left * std::exp(double{best} - query.highest);
+      query.rest_lse = query.Score(std::max(0, t.least - 1 - t.offsets[q])) + std::log(rest);
     }
-    query.lse = query.highest + static_cast<float>(std::log(all + query.rest));
   }
+}
+
+// Those at left_.
+void BestCodes::TakeScores(const Query& query, const std::vector<uint16_t>& sums) {
+  floats_.resize(left_.size());
+  for (size_t i = 0; i < left_.size(); ++i) floats_[i] = query.Score(sums[left_[i]]);
 }
 
 bool BestCodes::SelectEach(const BestCodesRequest& r, const Search& search,
@@ -282,12 +291,15 @@ bool BestCodes::SelectEach(const BestCodesRequest& r, const Search& search,
   return true;
 }
 
-void BestCodes::Rank(const Search& search, std::vector<float>* ranks) const {
+void BestCodes::Rank(const Search& search, std::vector<float>* ranks) {
+  const auto found = static_cast<int64_t>(search.size);
   ranks->assign(search.size, kNothing);
   for (int q = 0; q < search.threshold.queries; ++q) {
-    const Query& query = queries_[static_cast<size_t>(search.first + q)];
-    RaiseRanks(query.found.data(), static_cast<int64_t>(search.size), query.base, query.step,
-               query.lse, ranks->data());
+    Query& query = queries_[static_cast<size_t>(search.first + q)];
+    floats_.resize(search.size);
+    Scores(query.found.data(), found, query.base, query.step, floats_.data());
+    query.lse = static_cast<float>(LogAdd(LogSumExp(&floats_), query.rest_lse));
+    RaiseRanks(query.found.data(), found, query.base, query.step, query.lse, ranks->data());
   }
 }
 
@@ -312,8 +324,8 @@ bool BestCodes::SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* 
   rows_.assign(searches_[0].rows.begin(), searches_[0].rows.begin() + searches_[0].size);
   Rank(searches_[0], &ranks_);
   for (size_t i = 1; i < searches_.size(); ++i) {
-    Rank(searches_[i], &floats_);
-    Merge(searches_[i], floats_);
+    Rank(searches_[i], &more_ranks_);
+    Merge(searches_[i], more_ranks_);
   }
   const auto found = static_cast<int64_t>(rows_.size());
   if (found < std::min(r.k, r.end - r.begin)) return false;
@@ -348,10 +360,8 @@ void BestCodes::WeighUnselected(const Search& search, const std::vector<int64_t>
   left_.resize(left);
   for (int q = 0; q < search.threshold.queries; ++q) {
     Query& query = queries_[static_cast<size_t>(search.first + q)];
-    double weight = query.rest;
-    for (const size_t i : left_) weight += query.weights[i];
-    query.unselected_lse =
-        weight > 0 ? query.highest + static_cast<float>(std::log(weight)) : kNothing;
+    TakeScores(query, query.found);
+    query.unselected_lse = static_cast<float>(LogAdd(LogSumExp(&floats_), query.rest_lse));
   }
 }
 

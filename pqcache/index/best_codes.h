@@ -42,9 +42,7 @@ class BestCodes {
     float base = 0, step = 0;      // score of a sum
     std::vector<uint16_t> sample;  // sums of the sampled rows
     std::vector<uint16_t> found;   // sums of the rows that its search found
-    std::vector<float> weights;    // of them: exp(score - highest)
-    float highest = 0;             // score that weights are relative to
-    double rest = 0;               // weight of all rows that were not found
+    double rest_lse = 0;           // of the rows that it did not find, estimated
     float lse = 0;                 // of all rows
     float unselected_lse = 0;
     float Score(int sum) const { return base + step * static_cast<float>(sum); }
@@ -63,8 +61,9 @@ class BestCodes {
   void SetShared(float limit, Search* search) const;
   void Scan(const PqIndex& index, const BestCodesRequest& r);
   void Collect(const BestCodesRequest& r, int64_t block, const uint16_t* sums, Search* search);
-  void Weigh(int64_t rows, const Search& search);
-  void Rank(const Search& search, std::vector<float>* ranks) const;
+  void WeighRest(int64_t rows, const Search& search);
+  void TakeScores(const Query& query, const std::vector<uint16_t>& sums);
+  void Rank(const Search& search, std::vector<float>* ranks);
   void Merge(const Search& more, const std::vector<float>& ranks);
   bool SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* list);
   bool SelectEach(const BestCodesRequest& r, const Search& search, std::vector<int64_t>* list);
@@ -73,7 +72,7 @@ class BestCodes {
   std::vector<QuantisedTables> tables_;  // of every kScanQueries queries
   std::vector<Query> queries_;           // [G]
   std::vector<Search> searches_;         // one for each of the tables, or [G]
-  std::vector<float> floats_, ranks_, merged_ranks_;
+  std::vector<float> floats_, ranks_, more_ranks_, merged_ranks_;
   std::vector<int32_t> scratch_;
   std::vector<uint16_t> worth_;
   std::vector<uint32_t> rows_, merged_rows_;

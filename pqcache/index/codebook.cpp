@@ -38,29 +38,39 @@ void Transform(std::span<const float> transform, int dim, const float* x, float*
   DotRows(x, transform.data(), dim, dim, dim, 1.0f, y);
 }
 
-// Nearest of K centroids, given transposed as [sub_dim, K] with half squared lengths [K].
-// distances: scratch [K].
+using Floats __attribute__((vector_size(64))) = float;  // K is a multiple of 16
+using Ints __attribute__((vector_size(64))) = int32_t;
+
+inline __attribute__((always_inline)) Floats Load(const float* x) {
+  Floats v;
+  std::memcpy(&v, x, sizeof(v));
+  return v;
+}
+
+// Nearest of K centroids, given transposed as [sub_dim, K] with half squared lengths [K]. The next
+// sub-space lies behind them and is fetched meanwhile.
 PQCACHE_VECTOR_CLONES int Nearest(const float* x, int sub_dim, int centroids,
-                                  const float* transposed, const float* half_norms,
-                                  float* distances) {
-  for (int c = 0; c < centroids; ++c) distances[c] = half_norms[c];
-  for (int d = 0; d < sub_dim; ++d) {
-    const float value = x[d];
-    const float* row = transposed + static_cast<size_t>(d) * centroids;
-    for (int c = 0; c < centroids; ++c) distances[c] -= value * row[c];
-  }
-  // The smallest in 16 lanes, which vectorises; then its first place. K is 16 or 256.
-  float lanes[16];
-  for (int j = 0; j < 16; ++j) lanes[j] = distances[j];
-  for (int c = 16; c < centroids; c += 16) {
-    for (int j = 0; j < 16; ++j) {
-      lanes[j] = distances[c + j] < lanes[j] ? distances[c + j] : lanes[j];
+                                  const float* transposed, const float* half_norms) {
+  Floats best = Floats{} + std::numeric_limits<float>::infinity();
+  Ints first{};  // of the sixteen that the best one is among
+  const float* next = transposed + static_cast<size_t>(sub_dim) * centroids;
+  for (int c = 0; c < centroids; c += 16, next += 16 * sub_dim) {
+    Floats distance = Load(half_norms + c);
+    for (int d = 0; d < sub_dim; ++d) {
+      distance -= x[d] * Load(transposed + static_cast<size_t>(d) * centroids + c);
+      __builtin_prefetch(next + 16 * d);
     }
+    const Ints closer = distance < best;
+    best = closer ? distance : best;
+    first = closer ? Ints{} + c : first;
   }
-  float best = lanes[0];
-  for (int j = 1; j < 16; ++j) best = lanes[j] < best ? lanes[j] : best;
-  int nearest = 0;
-  while (nearest < centroids - 1 && distances[nearest] != best) ++nearest;
+  int nearest = first[0];
+  float least = best[0];
+  for (int j = 1; j < 16; ++j) {
+    const bool closer = best[j] < least || (best[j] == least && first[j] + j < nearest);
+    nearest = closer ? first[j] + j : nearest;
+    least = closer ? best[j] : least;
+  }
   return nearest;
 }
 
@@ -70,12 +80,10 @@ template <int kQueries>
 inline __attribute__((always_inline)) void Tables(const float* transposed, int sub_dim, int k,
                                                   const float* queries, int64_t query_stride,
                                                   float* tables, int64_t table_stride) {
-  using Floats __attribute__((vector_size(64))) = float;  // K is a multiple of 16
   for (int c = 0; c < k; c += 16) {
     Floats sums[kQueries] = {};
     for (int d = 0; d < sub_dim; ++d) {
-      Floats centroids;
-      std::memcpy(&centroids, transposed + d * k + c, sizeof(centroids));
+      const Floats centroids = Load(transposed + d * k + c);
       for (int q = 0; q < kQueries; ++q) sums[q] += queries[q * query_stride + d] * centroids;
     }
     for (int q = 0; q < kQueries; ++q) {
@@ -180,13 +188,12 @@ void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
   const int k = s.centroids();
   const int sub = s.sub_dim();
   std::vector<float> rotated(static_cast<size_t>(s.dim));
-  std::vector<float> distances(static_cast<size_t>(k));
   for (int64_t i = 0; i < n; ++i) {
     Transform(parts_.key_transform, s.dim, keys + i * s.dim, rotated.data());
     for (int m = 0; m < s.subspaces; ++m) {
       codes[i * s.subspaces + m] = static_cast<uint8_t>(
           Nearest(rotated.data() + m * sub, sub, k, &transposed_[static_cast<size_t>(m) * sub * k],
-                  &half_norms_[static_cast<size_t>(m) * k], distances.data()));
+                  &half_norms_[static_cast<size_t>(m) * k]));
     }
   }
 }

@@ -24,9 +24,12 @@ inline __attribute__((always_inline)) Floats Load(const float* x) {
 }
 
 inline __attribute__((always_inline)) float Smallest(Floats v) {
-  float least = v[0];
-  for (int i = 1; i < 16; ++i) least = v[i] < least ? v[i] : least;
-  return least;
+  const auto least = [](Floats a, Floats b) { return b < a ? b : a; };
+  v = least(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  v = least(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  v = least(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  v = least(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  return v[0];
 }
 
 // lows [M] are the smallest entries of a table [M, K]; gives the widest range of a sub-space.
@@ -45,15 +48,25 @@ PQCACHE_VECTOR_CLONES float FindRanges(const float* table, int subspaces, int k,
   return widest;
 }
 
-// entries [M, K] = (table - lows) * scale, rounded.
+// entries [M, K] = (table - lows) * scale, rounded. The scale makes the largest a whole number but
+// for rounding, which half a step more does not turn into the next one.
 PQCACHE_VECTOR_CLONES void Quantise(const float* table, int subspaces, int k, const float* lows,
-                                    float scale, float largest, uint8_t* entries) {
+                                    float scale, uint8_t* entries) {
   for (int m = 0; m < subspaces; ++m, table += k, entries += k) {
     for (int i = 0; i < k; ++i) {
-      const float entry = std::min(largest, (table[i] - lows[m]) * scale + 0.5f);
+      const float entry = (table[i] - lows[m]) * scale + 0.5f;
       entries[i] = static_cast<uint8_t>(static_cast<int32_t>(entry));
     }
   }
+}
+
+PQCACHE_VECTOR_CLONES void FillPairs(const uint8_t* first, const uint8_t* second, size_t n,
+                                     uint16_t* pairs) {
+  for (size_t i = 0; i < n; ++i) pairs[i] = static_cast<uint16_t>(first[i] | second[i] << 8);
+}
+
+PQCACHE_VECTOR_CLONES void FillLanes(const uint8_t* entries, int shift, size_t n, uint64_t* lanes) {
+  for (size_t i = 0; i < n; ++i) lanes[i] |= uint64_t{entries[i]} << shift;
 }
 
 }  // namespace
@@ -80,7 +93,7 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables, Tabl
   for (int q = 0; q < g; ++q) {
     step[q] = ranges[q] / largest;
     Quantise(tables + q * table_size, subspaces, k, lows.data() + q * subspaces, 1.0f / step[q],
-             largest, entries.data() + q * table_size);
+             entries.data() + q * table_size);
   }
   pairs.Resize(0);
   lanes.Resize(0);
@@ -88,19 +101,16 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables, Tabl
 
 void QuantisedTables::Fill(TableForm form) {
   const size_t table_size = entries.size() / kScanQueries;
-  const uint8_t* of_query[kScanQueries];
-  for (int q = 0; q < kScanQueries; ++q) of_query[q] = entries.data() + q * table_size;
   if (form == TableForm::kPairs) {
     pairs.Resize(kScanQueries / 2 * table_size);
-    for (size_t i = 0; i < pairs.size(); ++i) {
-      const uint8_t* const* two = of_query + i / table_size * 2;
-      const size_t at = i % table_size;
-      pairs[i] = static_cast<uint16_t>(two[0][at] | two[1][at] << 8);
+    for (int p = 0; p < kScanQueries / 2; ++p) {
+      const uint8_t* two = entries.data() + 2 * p * table_size;
+      FillPairs(two, two + table_size, table_size, pairs.data() + p * table_size);
     }
   } else if (form == TableForm::kLanes) {
     lanes.Resize(table_size);
-    for (size_t i = 0; i < table_size; ++i) {
-      for (int q = 0; q < kScanQueries; ++q) lanes[i] |= uint64_t{of_query[q][i]} << (16 * q);
+    for (int q = 0; q < kScanQueries; ++q) {
+      FillLanes(entries.data() + q * table_size, 16 * q, table_size, lanes.data());
     }
   }
 }

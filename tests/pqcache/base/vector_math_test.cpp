@@ -42,8 +42,10 @@ float DotInLanes(const float* a, const float* b, int64_t n) {
   float lanes[16] = {};
   const int64_t whole = n / 16 * 16;
   for (int64_t i = 0; i < whole; ++i) lanes[i % 16] += a[i] * b[i];
-  float sum = 0;
-  for (const float lane : lanes) sum += lane;
+  for (int half = 8; half > 0; half /= 2) {
+    for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+  }
+  float sum = lanes[0];
   for (int64_t i = whole; i < n; ++i) sum += a[i] * b[i];
   return sum;
 }
