@@ -32,12 +32,21 @@ PQCACHE_VECTOR_CLONES int64_t CountAtLeast(const int32_t* x, int64_t n, int32_t 
   return count;
 }
 
+PQCACHE_VECTOR_CLONES void FindRange(const int32_t* x, int64_t n, int32_t* low, int32_t* high) {
+  int32_t least = x[0], most = x[0];
+  for (int64_t i = 0; i < n; ++i) least = std::min(least, x[i]);
+  for (int64_t i = 0; i < n; ++i) most = std::max(most, x[i]);
+  *low = least;
+  *high = most;
+}
+
 // The k-th largest, by halving the range that it is in: some thirty passes that compare whole
 // registers take less time than one that branches on scores, which cannot be predicted.
 int32_t KthLargestOrder(const std::vector<int32_t>& order, int64_t k) {
-  const auto [low_at, high_at] = std::minmax_element(order.begin(), order.end());
-  int64_t low = *low_at, high = *high_at;  // low is reached by k numbers, high + 1 by fewer
   const auto n = static_cast<int64_t>(order.size());
+  int32_t least, most;
+  FindRange(order.data(), n, &least, &most);
+  int64_t low = least, high = most;  // low is reached by k numbers, high + 1 by fewer
   while (low < high) {
     const int64_t middle = low + (high - low + 1) / 2;
     if (CountAtLeast(order.data(), n, static_cast<int32_t>(middle)) >= k) {

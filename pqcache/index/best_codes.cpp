@@ -93,6 +93,7 @@ void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
       }
     }
   }
+  selected_.resize(static_cast<size_t>(rows), 0);
   for (size_t i = 0; i < searches_.size(); ++i) {
     WeighUnselected(searches_[i], (*lists)[r.together ? 0 : i]);
   }
@@ -210,36 +211,37 @@ void BestCodes::Scan(const PqIndex& index, const BestCodesRequest& r) {
       task.count = static_cast<int>(std::min<int64_t>(kScanBlocks, end_block - task.block));
       ScanBlocks(task, sums);
       for (size_t s = first; s < end; ++s) {
-        const uint16_t* of_search = sums + (s - first) * kScanTokens;
-        for (int b = 0; b < task.count; ++b) {
-          Collect(r, task.block + b, of_search + b * kScanBlockTokens, &searches_[s]);
-        }
+        Collect(r, task, sums + (s - first) * kScanTokens, &searches_[s]);
       }
     }
   }
 }
 
-void BestCodes::Collect(const BestCodesRequest& r, int64_t block, const uint16_t* sums,
+void BestCodes::Collect(const BestCodesRequest& r, const ScanTask& task, const uint16_t* sums,
                         Search* search) {
-  uint64_t bits = AtLeast(search->threshold, sums);
-  const int64_t row = block * kScanBlockTokens;
-  if (row < r.begin) bits &= ~uint64_t{0} << (r.begin - row);
-  if (row + kScanBlockTokens > r.end) bits &= ~uint64_t{0} >> (row + kScanBlockTokens - r.end);
-  if (bits == 0) return;
+  uint64_t bits[kScanBlocks];
+  AtLeast(search->threshold, sums, bits);
   Query* queries = &queries_[static_cast<size_t>(search->first)];
   const int count = search->threshold.queries;
-  const size_t room = search->size + kScanBlockTokens;
+  const size_t room = search->size + kScanTokens;
   if (search->rows.size() < room) search->rows.resize(2 * room);
+  uint32_t* rows = search->rows.data();
   uint16_t* found[kScanQueries];
   for (int q = 0; q < count; ++q) {
     if (queries[q].found.size() < room) queries[q].found.resize(2 * room);
     found[q] = queries[q].found.data();
   }
   size_t n = search->size;
-  for (; bits != 0; bits &= bits - 1, ++n) {
-    const int i = __builtin_ctzll(bits);
-    search->rows[n] = static_cast<uint32_t>(row + i - r.begin);
-    for (int q = 0; q < count; ++q) found[q][n] = sums[q * kScanTokens + i];
+  for (int b = 0; b < task.count; ++b, sums += kScanBlockTokens) {
+    const int64_t row = (task.block + b) * kScanBlockTokens;
+    uint64_t left = bits[b];
+    if (row < r.begin) left &= ~uint64_t{0} << (r.begin - row);
+    if (row + kScanBlockTokens > r.end) left &= ~uint64_t{0} >> (row + kScanBlockTokens - r.end);
+    for (; left != 0; left &= left - 1, ++n) {
+      const int i = __builtin_ctzll(left);
+      rows[n] = static_cast<uint32_t>(row + i - r.begin);
+      for (int q = 0; q < count; ++q) found[q][n] = sums[q * kScanTokens + i];
+    }
   }
   search->size = n;
 }
@@ -347,17 +349,17 @@ bool BestCodes::SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* 
   return true;
 }
 
+// Of the rows that are found and not in the list.
 void BestCodes::WeighUnselected(const Search& search, const std::vector<int64_t>& list) {
-  left_.resize(search.size + 1);  // rows that are found and not selected
+  for (const int64_t row : list) selected_[static_cast<size_t>(row)] = 1;
+  left_.resize(search.size + 1);
   size_t left = 0;
-  for (size_t i = 0, at = 0; i < search.size; ++i) {
-    while (at < list.size() && list[at] < search.rows[i]) ++at;
-    const bool selected = at < list.size() && list[at] == search.rows[i];
+  for (size_t i = 0; i < search.size; ++i) {
     left_[left] = i;
-    left += selected ? 0 : 1;
-    at += selected ? 1 : 0;
+    left += selected_[search.rows[i]] == 0 ? 1 : 0;
   }
   left_.resize(left);
+  for (const int64_t row : list) selected_[static_cast<size_t>(row)] = 0;
   for (int q = 0; q < search.threshold.queries; ++q) {
     Query& query = queries_[static_cast<size_t>(search.first + q)];
     TakeScores(query, query.found);

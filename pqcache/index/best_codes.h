@@ -60,7 +60,8 @@ class BestCodes {
   void SetThresholds(const BestCodesRequest& r, int64_t rank);
   void SetShared(float limit, Search* search) const;
   void Scan(const PqIndex& index, const BestCodesRequest& r);
-  void Collect(const BestCodesRequest& r, int64_t block, const uint16_t* sums, Search* search);
+  void Collect(const BestCodesRequest& r, const ScanTask& task, const uint16_t* sums,
+               Search* search);
   void WeighRest(int64_t rows, const Search& search);
   void TakeScores(const Query& query, const std::vector<uint16_t>& sums);
   void Rank(const Search& search, std::vector<float>* ranks);
@@ -77,6 +78,7 @@ class BestCodes {
   std::vector<uint16_t> worth_;
   std::vector<uint32_t> rows_, merged_rows_;
   std::vector<size_t> left_;
+  std::vector<uint8_t> selected_;  // [rows], zeros between calls
   std::vector<int64_t> best_;
 };
 

@@ -35,16 +35,17 @@ void ScanScalar(const ScanTask& task, uint16_t* sums) {
   }
 }
 
-uint64_t AtLeastScalar(const ScanThreshold& t, const uint16_t* sums) {
-  uint64_t bits = 0;
-  for (int i = 0; i < kTokens; ++i) {
-    int worth = 0;
-    for (int q = 0; q < t.queries; ++q) {
-      worth = std::max(worth, sums[q * kScanTokens + i] + t.offsets[q]);
+void AtLeastScalar(const ScanThreshold& t, const uint16_t* sums, uint64_t* bits) {
+  for (int b = 0; b < kScanBlocks; ++b, sums += kTokens) {
+    bits[b] = 0;
+    for (int i = 0; i < kTokens; ++i) {
+      int worth = 0;
+      for (int q = 0; q < t.queries; ++q) {
+        worth = std::max(worth, sums[q * kScanTokens + i] + t.offsets[q]);
+      }
+      bits[b] |= uint64_t{worth >= t.least} << i;
     }
-    bits |= uint64_t{worth >= t.least} << i;
   }
-  return bits;
 }
 
 TableForm FormScalar(int) { return TableForm::kLanes; }
@@ -93,8 +94,8 @@ void MakeTables(const PqShape& shape, int g, const float* tables, TableSteps ste
 
 void ScanBlocks(const ScanTask& task, uint16_t* sums) { Active().scan(task, sums); }
 
-uint64_t AtLeast(const ScanThreshold& threshold, const uint16_t* sums) {
-  return Active().at_least(threshold, sums);
+void AtLeast(const ScanThreshold& threshold, const uint16_t* sums, uint64_t bits[kScanBlocks]) {
+  Active().at_least(threshold, sums, bits);
 }
 
 }  // namespace pqcache

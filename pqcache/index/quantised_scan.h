@@ -37,9 +37,9 @@ struct ScanThreshold {
   uint16_t least = 0;
 };
 
-// Bit i is set if token i of a block is worth `least` or more. sums: of `queries` queries,
-// kScanTokens apart.
-uint64_t AtLeast(const ScanThreshold& threshold, const uint16_t* sums);
+// Bit i of bits[b] is set if token i of block b is worth `least` or more. sums: of `queries`
+// queries, kScanTokens apart.
+void AtLeast(const ScanThreshold& threshold, const uint16_t* sums, uint64_t bits[kScanBlocks]);
 
 // Tables with what the scan of this process needs.
 void MakeTables(const PqShape& shape, int g, const float* tables, TableSteps steps,
@@ -50,7 +50,7 @@ struct QuantisedScan {
   Isa isa;
   TableForm (*form)(int bits);
   void (*scan)(const ScanTask&, uint16_t*);
-  uint64_t (*at_least)(const ScanThreshold&, const uint16_t*);
+  void (*at_least)(const ScanThreshold&, const uint16_t*, uint64_t*);
 };
 std::span<const QuantisedScan> QuantisedScans();
 

@@ -250,36 +250,44 @@ PQCACHE_VBMI void Scan8Vbmi(const ScanTask& task, uint16_t* sums) {
   }
 }
 
-PQCACHE_AVX2 uint64_t AtLeastAvx2(const ScanThreshold& t, const uint16_t* sums) {
+PQCACHE_AVX2 void AtLeastAvx2(const ScanThreshold& t, const uint16_t* sums, uint64_t* bits) {
   const __m256i least = _mm256_set1_epi16(static_cast<int16_t>(t.least));
-  uint64_t bits = 0;
-  for (int i = 0; i < kTokens; i += 32) {
+  __m256i offsets[kScanQueries];
+  for (int q = 0; q < t.queries; ++q) {
+    offsets[q] = _mm256_set1_epi16(static_cast<int16_t>(t.offsets[q]));
+  }
+  for (int i = 0; i < kScanTokens; i += 32) {
     __m256i above[2];
     for (int j = 0; j < 2; ++j) {
       __m256i worth = _mm256_setzero_si256();
       for (int q = 0; q < t.queries; ++q) {
         const auto* at = reinterpret_cast<const __m256i*>(sums + q * kScanTokens + i + 16 * j);
-        const __m256i offset = _mm256_set1_epi16(static_cast<int16_t>(t.offsets[q]));
-        worth = _mm256_max_epu16(worth, _mm256_add_epi16(_mm256_loadu_si256(at), offset));
+        worth = _mm256_max_epu16(worth, _mm256_add_epi16(_mm256_loadu_si256(at), offsets[q]));
       }
       above[j] = _mm256_cmpeq_epi16(_mm256_max_epu16(worth, least), worth);
     }
     const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(above[0], above[1]), 0xd8);
-    bits |= uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(bytes))} << i;
+    const uint64_t found = static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+    bits[i / kTokens] = i % kTokens == 0 ? found : bits[i / kTokens] | found << 32;
   }
-  return bits;
 }
 
-PQCACHE_AVX512 uint64_t AtLeastAvx512(const ScanThreshold& t, const uint16_t* sums) {
-  __m512i low = _mm512_setzero_si512(), high = low;
-  for (int q = 0; q < t.queries; ++q, sums += kScanTokens) {
-    const __m512i offset = _mm512_set1_epi16(static_cast<int16_t>(t.offsets[q]));
-    low = _mm512_max_epu16(low, _mm512_add_epi16(_mm512_loadu_si512(sums), offset));
-    high = _mm512_max_epu16(high, _mm512_add_epi16(_mm512_loadu_si512(sums + 32), offset));
-  }
+PQCACHE_AVX512 void AtLeastAvx512(const ScanThreshold& t, const uint16_t* sums, uint64_t* bits) {
   const __m512i least = _mm512_set1_epi16(static_cast<int16_t>(t.least));
-  return uint64_t{_mm512_cmpge_epu16_mask(low, least)} |
-         uint64_t{_mm512_cmpge_epu16_mask(high, least)} << 32;
+  __m512i offsets[kScanQueries];
+  for (int q = 0; q < t.queries; ++q) {
+    offsets[q] = _mm512_set1_epi16(static_cast<int16_t>(t.offsets[q]));
+  }
+  for (int b = 0; b < kScanBlocks; ++b, sums += kTokens) {
+    __m512i low = _mm512_setzero_si512(), high = low;
+    for (int q = 0; q < t.queries; ++q) {
+      const uint16_t* at = sums + q * kScanTokens;
+      low = _mm512_max_epu16(low, _mm512_add_epi16(_mm512_loadu_si512(at), offsets[q]));
+      high = _mm512_max_epu16(high, _mm512_add_epi16(_mm512_loadu_si512(at + 32), offsets[q]));
+    }
+    bits[b] = uint64_t{_mm512_cmpge_epu16_mask(low, least)} |
+              uint64_t{_mm512_cmpge_epu16_mask(high, least)} << 32;
+  }
 }
 
 }  // namespace pqcache

@@ -11,8 +11,8 @@ void Scan4Avx2(const ScanTask& task, uint16_t* sums);
 void Scan4Avx512(const ScanTask& task, uint16_t* sums);
 void Scan8Avx512(const ScanTask& task, uint16_t* sums);  // of pairs
 void Scan8Vbmi(const ScanTask& task, uint16_t* sums);
-uint64_t AtLeastAvx2(const ScanThreshold& threshold, const uint16_t* sums);
-uint64_t AtLeastAvx512(const ScanThreshold& threshold, const uint16_t* sums);
+void AtLeastAvx2(const ScanThreshold& threshold, const uint16_t* sums, uint64_t* bits);
+void AtLeastAvx512(const ScanThreshold& threshold, const uint16_t* sums, uint64_t* bits);
 
 }  // namespace pqcache
 #endif

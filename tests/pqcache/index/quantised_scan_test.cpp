@@ -73,14 +73,16 @@ TEST_P(QuantisedScanTest, ATokenIsWorthTheLargestOfItsSums) {
   for (int queries = 1; queries <= kScanQueries; ++queries) {
     for (const uint16_t least : {0, 1, 20000, 32767, 32768, int{sums[17]}, 65535}) {
       const ScanThreshold threshold{queries, {0, 300, 32000, 7}, least};
-      const uint64_t bits = scan().at_least(threshold, sums.data());
-      for (int i = 0; i < kScanBlockTokens; ++i) {
+      uint64_t bits[kScanBlocks];
+      scan().at_least(threshold, sums.data(), bits);
+      for (int i = 0; i < kScanTokens; ++i) {
         int worth = 0;
         for (int q = 0; q < queries; ++q) {
           worth = std::max(worth,
                            sums[static_cast<size_t>(q * kScanTokens + i)] + threshold.offsets[q]);
         }
-        EXPECT_EQ(bits >> i & 1, worth >= least) << i << " " << queries << " " << least;
+        EXPECT_EQ(bits[i / kScanBlockTokens] >> i % kScanBlockTokens & 1, worth >= least)
+            << i << " " << queries << " " << least;
       }
     }
   }
