@@ -3,8 +3,9 @@
 // A fixed set of threads that run the iterations of a loop. Results must not depend on which
 // thread ran an iteration, so callers give every iteration its own output.
 //
-// Run may be called from one thread at a time and not from inside an iteration. Each worker sets
-// its OpenMP thread count to one, so that BLAS, FAISS and torch calls inside stay on it.
+// Run may be called from one thread at a time and not from inside an iteration; the caller works,
+// too. Each worker sets its OpenMP thread count to one, so that BLAS, FAISS and torch calls inside
+// stay on it. Waiting threads stay awake for some tens of microseconds, if each has a core.
 
 #include <cstdint>
 #include <functional>

@@ -34,8 +34,8 @@ PQCACHE_VECTOR_CLONES int64_t CountAtLeast(const int32_t* x, int64_t n, int32_t 
 
 PQCACHE_VECTOR_CLONES void FindRange(const int32_t* x, int64_t n, int32_t* low, int32_t* high) {
   int32_t least = x[0], most = x[0];
-  for (int64_t i = 0; i < n; ++i) least = std::min(least, x[i]);
-  for (int64_t i = 0; i < n; ++i) most = std::max(most, x[i]);
+  for (int64_t i = 0; i < n; ++i) least = x[i] < least ? x[i] : least;
+  for (int64_t i = 0; i < n; ++i) most = x[i] > most ? x[i] : most;
   *low = least;
   *high = most;
 }

@@ -12,12 +12,11 @@
 namespace pqcache {
 namespace {
 
-// Sampled blocks are spread over all rows: one in 16, but not fewer than these, nor more.
-constexpr int64_t kMinSampledBlocks = 24, kMaxSampledBlocks = 32;
+// Sampled blocks are spread over all rows: one in 32, but not fewer than these, nor more.
+constexpr int64_t kMinSampledBlocks = 24, kMaxSampledBlocks = 64;
 static_assert(kMinSampledBlocks % kScanBlocks == 0 && kMaxSampledBlocks % kScanBlocks == 0);
-// Rows that are looked for, as a multiple of those that are wanted, and standard deviations of the
-// sample on top: so that a second scan is rare.
-constexpr double kMargin = 1.25, kDeviations = 2.5;
+// Of the sample, on top of the rows that are looked for: so that a second scan is rare.
+constexpr double kDeviations = 3;
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
@@ -76,7 +75,7 @@ void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
   BuildTables(index, r);
   TakeSample(index, r);
   const auto sampled = static_cast<int64_t>(queries_[0].sample.size());
-  const double wanted = kMargin * static_cast<double>(r.k) * static_cast<double>(sampled) /
+  const double wanted = static_cast<double>(r.k) * static_cast<double>(sampled) /
                         static_cast<double>(std::max<int64_t>(rows, 1));
   int64_t rank = static_cast<int64_t>(wanted + kDeviations * std::sqrt(wanted)) + 4;
   // A rank beyond the sample finds every row, so this ends.
@@ -131,7 +130,7 @@ void BestCodes::TakeSample(const PqIndex& index, const BestCodesRequest& r) {
   int64_t sampled = 0;
   if (blocks >= kMinSampledBlocks) {
     sampled =
-        std::clamp(blocks / 16, kMinSampledBlocks, kMaxSampledBlocks) / kScanBlocks * kScanBlocks;
+        std::clamp(blocks / 32, kMinSampledBlocks, kMaxSampledBlocks) / kScanBlocks * kScanBlocks;
   }
   for (Query& query : queries_)
     query.sample.resize(static_cast<size_t>(sampled * kScanBlockTokens));
