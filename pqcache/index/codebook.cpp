@@ -39,39 +39,11 @@ void Transform(std::span<const float> transform, int dim, const float* x, float*
 }
 
 using Floats __attribute__((vector_size(64))) = float;  // K is a multiple of 16
-using Ints __attribute__((vector_size(64))) = int32_t;
 
 inline __attribute__((always_inline)) Floats Load(const float* x) {
   Floats v;
   std::memcpy(&v, x, sizeof(v));
   return v;
-}
-
-// Nearest of K centroids, given transposed as [sub_dim, K] with half squared lengths [K]. The next
-// sub-space lies behind them and is fetched meanwhile.
-PQCACHE_VECTOR_CLONES int Nearest(const float* x, int sub_dim, int centroids,
-                                  const float* transposed, const float* half_norms) {
-  Floats best = Floats{} + std::numeric_limits<float>::infinity();
-  Ints first{};  // of the sixteen that the best one is among
-  const float* next = transposed + static_cast<size_t>(sub_dim) * centroids;
-  for (int c = 0; c < centroids; c += 16, next += 16 * sub_dim) {
-    Floats distance = Load(half_norms + c);
-    for (int d = 0; d < sub_dim; ++d) {
-      distance -= x[d] * Load(transposed + static_cast<size_t>(d) * centroids + c);
-      __builtin_prefetch(next + 16 * d);
-    }
-    const Ints closer = distance < best;
-    best = closer ? distance : best;
-    first = closer ? Ints{} + c : first;
-  }
-  int nearest = first[0];
-  float least = best[0];
-  for (int j = 1; j < 16; ++j) {
-    const bool closer = best[j] < least || (best[j] == least && first[j] + j < nearest);
-    nearest = closer ? first[j] + j : nearest;
-    least = closer ? best[j] : least;
-  }
-  return nearest;
 }
 
 // tables [G, K] = queries [G, sub_dim] times centroids, given transposed as [sub_dim, K]; rows of
@@ -191,9 +163,12 @@ void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
   for (int64_t i = 0; i < n; ++i) {
     Transform(parts_.key_transform, s.dim, keys + i * s.dim, rotated.data());
     for (int m = 0; m < s.subspaces; ++m) {
-      codes[i * s.subspaces + m] = static_cast<uint8_t>(
-          Nearest(rotated.data() + m * sub, sub, k, &transposed_[static_cast<size_t>(m) * sub * k],
-                  &half_norms_[static_cast<size_t>(m) * k]));
+      codes[i * s.subspaces + m] =
+          FindNearestCentroid({.dim = sub,
+                               .centroids = k,
+                               .point = rotated.data() + m * sub,
+                               .columns = &transposed_[static_cast<size_t>(m) * sub * k],
+                               .half_norms = &half_norms_[static_cast<size_t>(m) * k]});
     }
   }
 }

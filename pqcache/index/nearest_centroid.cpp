@@ -1,5 +1,6 @@
 #include "pqcache/index/nearest_centroid.h"
 
+#include <cstring>
 #include <limits>
 
 #include "pqcache/base/check.h"
@@ -7,20 +8,37 @@
 namespace pqcache {
 namespace {
 
+#define PQCACHE_INLINE inline __attribute__((always_inline))
+
 template <int kBytes>
 struct Register {
+  static constexpr int kLanes = kBytes / 4;
   using Floats __attribute__((vector_size(kBytes), may_alias)) = float;
   using Ints __attribute__((vector_size(kBytes))) = int32_t;
 };
+
+// sum + x * y, rounded once. The compiler fuses where an instruction set can (CMakeLists.txt); the
+// base set cannot.
+template <int kBytes>
+PQCACHE_INLINE void AddProduct(typename Register<kBytes>::Floats x, float y,
+                               typename Register<kBytes>::Floats* sum) {
+  if constexpr (kBytes == 16) {
+    for (int i = 0; i < Register<kBytes>::kLanes; ++i) {
+      (*sum)[i] = __builtin_fmaf(x[i], y, (*sum)[i]);
+    }
+  } else {
+    *sum += x * y;
+  }
+}
 
 // Points side by side in two registers, four centroids at a time: eight sums stay in registers, and
 // every centroid number that is loaded serves both. Inlined into callers that name an instruction
 // set, and compiled for it there.
 template <int kBytes>
-inline __attribute__((always_inline)) void Find(const NearestCentroidTask& task, uint8_t* nearest) {
+PQCACHE_INLINE void Find(const NearestCentroidTask& task, uint8_t* nearest) {
   using Floats = typename Register<kBytes>::Floats;
   using Ints = typename Register<kBytes>::Ints;
-  constexpr int kLanes = kBytes / 4;
+  constexpr int kLanes = Register<kBytes>::kLanes;
   const int dim = task.dim;
   for (int64_t i = 0; i < task.points; i += 2 * kLanes) {
     Floats best0 = Floats{} - std::numeric_limits<float>::infinity();
@@ -39,8 +57,8 @@ inline __attribute__((always_inline)) void Find(const NearestCentroidTask& task,
         const Floats x1 = *reinterpret_cast<const Floats*>(x + kLanes);
 #pragma GCC unroll 4
         for (int c = 0; c < 4; ++c) {
-          score0[c] += x0 * centroid[c * dim + d];
-          score1[c] += x1 * centroid[c * dim + d];
+          AddProduct<kBytes>(x0, centroid[c * dim + d], &score0[c]);
+          AddProduct<kBytes>(x1, centroid[c * dim + d], &score1[c]);
         }
       }
 #pragma GCC unroll 4
@@ -59,24 +77,62 @@ inline __attribute__((always_inline)) void Find(const NearestCentroidTask& task,
   }
 }
 
+// Centroids side by side.
+template <int kBytes>
+PQCACHE_INLINE uint8_t FindOne(const NearestOfOneTask& task) {
+  using Floats = typename Register<kBytes>::Floats;
+  using Ints = typename Register<kBytes>::Ints;
+  constexpr int kLanes = Register<kBytes>::kLanes;
+  const auto load = [](const float* x) {
+    Floats v;
+    std::memcpy(&v, x, kBytes);
+    return v;
+  };
+  Floats best = Floats{} - std::numeric_limits<float>::infinity();
+  Ints first{};  // of those side by side that the best one is among
+  const float* behind = task.columns + int64_t{task.dim} * task.centroids;
+  for (int c = 0; c < task.centroids; c += kLanes, behind += kLanes * task.dim) {
+    Floats score = -load(task.half_norms + c);
+    for (int d = 0; d < task.dim; ++d) {
+      AddProduct<kBytes>(load(task.columns + int64_t{d} * task.centroids + c), task.point[d],
+                         &score);
+      __builtin_prefetch(behind + kLanes * d);
+    }
+    first = score > best ? Ints{} + c : first;
+    best = score > best ? score : best;
+  }
+  int nearest = first[0];
+  float most = best[0];
+  for (int j = 1; j < kLanes; ++j) {
+    const bool closer = best[j] > most || (best[j] == most && first[j] + j < nearest);
+    nearest = closer ? first[j] + j : nearest;
+    most = closer ? best[j] : most;
+  }
+  return static_cast<uint8_t>(most == -std::numeric_limits<float>::infinity() ? 0 : nearest);
+}
+
 #ifdef __x86_64__
-__attribute__((target("avx512f"))) void FindAvx512(const NearestCentroidTask& task,
-                                                   uint8_t* nearest) {
+#define PQCACHE_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define PQCACHE_AVX2 __attribute__((target("avx2,fma")))
+
+PQCACHE_AVX512 void FindAvx512(const NearestCentroidTask& task, uint8_t* nearest) {
   Find<64>(task, nearest);
 }
-__attribute__((target("avx2,fma"))) void FindAvx2(const NearestCentroidTask& task,
-                                                  uint8_t* nearest) {
+PQCACHE_AVX512 uint8_t FindOneAvx512(const NearestOfOneTask& task) { return FindOne<64>(task); }
+PQCACHE_AVX2 void FindAvx2(const NearestCentroidTask& task, uint8_t* nearest) {
   Find<32>(task, nearest);
 }
+PQCACHE_AVX2 uint8_t FindOneAvx2(const NearestOfOneTask& task) { return FindOne<32>(task); }
 #endif
 
-void FindBaseline(const NearestCentroidTask& task, uint8_t* nearest) { Find<16>(task, nearest); }
+void FindScalar(const NearestCentroidTask& task, uint8_t* nearest) { Find<16>(task, nearest); }
+uint8_t FindOneScalar(const NearestOfOneTask& task) { return FindOne<16>(task); }
 
 constexpr NearestCentroidKernel kKernels[] = {
-    {Isa::kScalar, FindBaseline},
+    {Isa::kScalar, FindScalar, FindOneScalar},
 #ifdef __x86_64__
-    {Isa::kAvx2, FindAvx2},
-    {Isa::kAvx512, FindAvx512},
+    {Isa::kAvx2, FindAvx2, FindOneAvx2},
+    {Isa::kAvx512, FindAvx512, FindOneAvx512},
 #endif
 };
 
@@ -88,6 +144,12 @@ void FindNearestCentroids(const NearestCentroidTask& task, uint8_t* nearest) {
   PQCACHE_DCHECK(task.points % kPointBlock == 0 && task.centroids % 4 == 0, "not whole blocks");
   static const auto run = BodyFor<NearestCentroidKernel>(kKernels).run;
   run(task, nearest);
+}
+
+uint8_t FindNearestCentroid(const NearestOfOneTask& task) {
+  PQCACHE_DCHECK(task.centroids % 16 == 0, "not whole registers");
+  static const auto run = BodyFor<NearestCentroidKernel>(kKernels).run_one;
+  return run(task);
 }
 
 }  // namespace pqcache

@@ -76,6 +76,29 @@ TEST_P(NearestCentroidTest, FindsTheNearest) {
   }
 }
 
+// The same centroid as the base instruction set finds, also one by one.
+TEST_P(NearestCentroidTest, GivesTheSameBitsOnEveryInstructionSet) {
+  for (int dim : {1, 8, 13}) {
+    for (int k : {16, 256}) {
+      const Problem p = MakeProblem(4096, dim, k, static_cast<uint64_t>(dim + k));
+      std::vector<uint8_t> expected(4096), nearest(4096);
+      NearestCentroidKernels()[0].run(p.task, expected.data());
+      GetParam().run(p.task, nearest.data());
+      EXPECT_EQ(nearest, expected);
+      std::vector<float> columns(static_cast<size_t>(dim * k)), point(static_cast<size_t>(dim));
+      for (int j = 0; j < k; ++j) {
+        for (int d = 0; d < dim; ++d) columns[d * k + j] = p.centroids[j * dim + d];
+      }
+      for (int64_t i = 0; i < 4096; i += 5) {
+        for (int d = 0; d < dim; ++d) point[d] = p.coordinates[d * 4096 + i];
+        ASSERT_EQ(GetParam().run_one({dim, k, point.data(), columns.data(), p.half_norms.data()}),
+                  expected[i])
+            << i;
+      }
+    }
+  }
+}
+
 TEST_P(NearestCentroidTest, TieGoesToTheLower) {
   Problem p = MakeProblem(32, 4, 16, 5);
   for (int j = 0; j < 16; ++j) {
@@ -85,6 +108,13 @@ TEST_P(NearestCentroidTest, TieGoesToTheLower) {
   std::vector<uint8_t> nearest(32);
   GetParam().run(p.task, nearest.data());
   for (uint8_t j : nearest) EXPECT_LT(j, 4);
+  std::vector<float> columns(4 * 16), point(4);
+  for (int j = 0; j < 16; ++j) {
+    for (int d = 0; d < 4; ++d) columns[d * 16 + j] = p.centroids[j * 4 + d];
+  }
+  for (int d = 0; d < 4; ++d) point[d] = p.coordinates[d * 32];
+  EXPECT_EQ(GetParam().run_one({4, 16, point.data(), columns.data(), p.half_norms.data()}),
+            nearest[0]);
 }
 
 TEST_P(NearestCentroidTest, NotANumberGivesZero) {
