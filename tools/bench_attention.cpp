@@ -290,8 +290,12 @@ class AttentionBench {
     return row;
   }
 
-  // Bytes of one step: codes in order, and rows at random, or all rows in order.
-  double LimitMs(const Method& method) const {
+  struct StepBytes {
+    double sequential = 0;  // codes, or all rows
+    double random = 0;      // selected rows
+  };
+
+  StepBytes BytesOf(const Method& method) const {
     const double t = static_cast<double>(tokens());
     const double row = 4.0 * dim();
     const bool exact = method.options.policy->attends_all();
@@ -299,22 +303,26 @@ class AttentionBench {
     const double lists = method.options.per_head ? o_.heads : o_.kv_heads;
     const auto selected = method.options.budget.TokensFor(tokens());
     const double random = exact ? 0 : lists * static_cast<double>(selected) * row;
-    return 1e3 * (sequential / (1e9 * o_.ceilings.sequential_gb_per_second) +
-                  random / (1e9 * o_.ceilings.random_gb_per_second));
+    return {sequential, random};
   }
 
   void Describe(const Method& method, Json* rows, std::string* text) const {
     const double ms = Median(method.ms), exact = Median(methods_[0].ms);
-    const double share = LimitMs(method) / ms;
+    const StepBytes bytes = BytesOf(method);
+    const double limit_ms = 1e3 * (bytes.sequential / (1e9 * o_.ceilings.sequential_gb_per_second) +
+                                   bytes.random / (1e9 * o_.ceilings.random_gb_per_second));
+    const double share = limit_ms / ms;
     Json row = Row(method.name, method.ms);
     row.Set("ratio_to_exact", exact / ms).Set("share_of_byte_limit", share);
+    row.Set("bytes", bytes.sequential + bytes.random);
     rows->Push(std::move(row));
     char line[160];
     std::snprintf(line, sizeof(line),
-                  "%9lld tokens  %-16s %9.3f ms (best %.3f)  %6.2f x exact  %3.0f %% of the byte "
-                  "limit\n",
+                  "%9lld tokens  %-16s %9.3f ms (best %.3f)  %6.2f x exact  %8.2f MB, %3.0f %% of "
+                  "the byte limit\n",
                   static_cast<long long>(tokens()), method.name.c_str(), ms,
-                  Percentile(method.ms, 0), exact / ms, 100 * share);
+                  Percentile(method.ms, 0), exact / ms, (bytes.sequential + bytes.random) / 1e6,
+                  100 * share);
     *text += line;
   }
 

@@ -21,7 +21,9 @@ std::unique_ptr<Command> CreateContextVerifyCommand();
 std::unique_ptr<Command> CreateContextRemoveCommand();
 std::unique_ptr<Command> CreateContextRepairCommand();
 std::unique_ptr<Command> CreateBenchAttentionCommand();
+std::unique_ptr<Command> CreateBenchModelCommand();
 std::unique_ptr<Command> CreateBenchStoreCommand();
+std::unique_ptr<Command> CreateBenchTrainCommand();
 std::unique_ptr<Command> CreateInspectCommand();
 std::unique_ptr<Command> CreateDoctorCommand();
 
