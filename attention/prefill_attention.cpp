@@ -12,8 +12,6 @@
 namespace pqcache::attention {
 namespace {
 
-constexpr int64_t kTileTokens = 512;  // query tokens that are computed together
-constexpr int64_t kBlockKeys = 512;   // keys of one step
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 // Keys and values of consecutive positions, rows `stride` floats apart.
@@ -51,18 +49,18 @@ class Tile {
   int64_t first_key() const { return FirstKeyOf(Position(0)); }
   int64_t last_key() const { return Position(tokens_ - 1); }
 
-  // logits: scratch that grows to [rows, kBlockKeys].
+  // logits: scratch that grows to [rows, kPrefillBlockKeys].
   void AddBlock(const KeyBlock& block, std::vector<float>* logits) {
-    logits->resize(std::max(logits->size(), static_cast<size_t>(rows_ * kBlockKeys)));
+    logits->resize(std::max(logits->size(), static_cast<size_t>(rows_ * kPrefillBlockKeys)));
     const int64_t count = block.end - block.begin;
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim_));
     GemmTransposedB(rows_, count, dim_, scale, queries_.data(), dim_, block.keys, block.stride,
-                    logits->data(), kBlockKeys);
+                    logits->data(), kPrefillBlockKeys);
     for (int64_t r = 0; r < rows_; ++r) {
-      Normalise(r, block.begin, count, logits->data() + r * kBlockKeys);
+      Normalise(r, block.begin, count, logits->data() + r * kPrefillBlockKeys);
     }
-    GemmAdd(rows_, dim_, count, logits->data(), kBlockKeys, block.values, block.stride, out_.data(),
-            dim_);
+    GemmAdd(rows_, dim_, count, logits->data(), kPrefillBlockKeys, block.values, block.stride,
+            out_.data(), dim_);
   }
 
   void Finish(float* out) const {
@@ -118,8 +116,9 @@ Status RunTiles(const PrefillParams& params, const AttentionInput& input, int64_
                 int64_t first, int64_t last, float* out) {
   std::vector<Tile> tiles;
   for (int64_t t = first; t < last; ++t) {
-    const int64_t begin = t * kTileTokens;
-    tiles.emplace_back(params, input, kv_head, begin, std::min(input.n, begin + kTileTokens));
+    const int64_t begin = t * kPrefillTileTokens;
+    tiles.emplace_back(params, input, kv_head, begin,
+                       std::min(input.n, begin + kPrefillTileTokens));
   }
   std::vector<float> logits;
   const auto add = [&](const KeyBlock& block) {
@@ -131,20 +130,20 @@ Status RunTiles(const PrefillParams& params, const AttentionInput& input, int64_
   };
   const int64_t dim = params.cache->options().page.dim;
   const int64_t past = input.positions[0];
-  std::vector<float> keys(static_cast<size_t>(kBlockKeys * dim)), values(keys.size());
+  std::vector<float> keys(static_cast<size_t>(kPrefillBlockKeys * dim)), values(keys.size());
   // Blocks begin at multiples of their size, whatever the tiles, so sums do not depend on how
   // tiles are dealt to tasks.
-  const int64_t first_key = tiles.front().first_key() / kBlockKeys * kBlockKeys;
-  for (int64_t begin = first_key; begin < past; begin += kBlockKeys) {
-    const int64_t end = std::min(past, begin + kBlockKeys);
+  const int64_t first_key = tiles.front().first_key() / kPrefillBlockKeys * kPrefillBlockKeys;
+  for (int64_t begin = first_key; begin < past; begin += kPrefillBlockKeys) {
+    const int64_t end = std::min(past, begin + kPrefillBlockKeys);
     PQCACHE_RETURN_IF_ERROR(params.cache->ReadRows(input.layer, static_cast<int>(kv_head), begin,
                                                    end, keys.data(), values.data()));
     add({begin, end, keys.data(), values.data(), dim});
   }
   const int64_t stride = int64_t{params.cache->options().kv_heads} * dim;
-  for (int64_t begin = 0; begin < input.n; begin += kBlockKeys) {
+  for (int64_t begin = 0; begin < input.n; begin += kPrefillBlockKeys) {
     const int64_t offset = begin * stride + kv_head * dim;
-    add({past + begin, past + std::min(input.n, begin + kBlockKeys), input.keys + offset,
+    add({past + begin, past + std::min(input.n, begin + kPrefillBlockKeys), input.keys + offset,
          input.values + offset, stride});
   }
   for (const Tile& tile : tiles) tile.Finish(out);
@@ -156,7 +155,7 @@ Status RunTiles(const PrefillParams& params, const AttentionInput& input, int64_
 Status PrefillAttention(const PrefillParams& params, const AttentionInput& input, ThreadPool* pool,
                         float* out) {
   const int64_t kv_heads = params.cache->options().kv_heads;
-  const int64_t tiles = (input.n + kTileTokens - 1) / kTileTokens;
+  const int64_t tiles = (input.n + kPrefillTileTokens - 1) / kPrefillTileTokens;
   // Few tasks read the past seldom, many keep every thread busy to the end.
   const int64_t wanted = 2 * pool->threads();
   const int64_t parts = std::clamp<int64_t>((wanted + kv_heads - 1) / kv_heads, 1, tiles);

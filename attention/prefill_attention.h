@@ -12,6 +12,10 @@
 
 namespace pqcache::attention {
 
+// Tokens whose queries are multiplied together, and keys that they are multiplied with.
+inline constexpr int64_t kPrefillTileTokens = 512;
+inline constexpr int64_t kPrefillBlockKeys = 512;
+
 struct PrefillParams {
   const KvCache* cache = nullptr;  // holds the tokens before the chunk, and not the chunk
   int heads = 0;                   // Hq

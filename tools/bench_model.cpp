@@ -6,6 +6,7 @@
 
 #include "attention/decoder/session.h"
 #include "attention/gemm.h"
+#include "attention/prefill_attention.h"
 #include "attention/torch/linear.h"
 #include "pqcache/base/random.h"
 #include "storage/memory_page_store.h"
@@ -19,7 +20,8 @@ using attention::AttentionBackend;
 using attention::AttentionInput;
 using attention::Session;
 
-constexpr int64_t kTile = 512;  // rows and columns of a product of prefill attention
+using attention::kPrefillBlockKeys;
+using attention::kPrefillTileTokens;
 
 class TimedAttention : public AttentionBackend {
  public:
@@ -154,19 +156,20 @@ class ModelBench {
   // Every tile of queries by every block of keys that one of them sees.
   void TimeAttentionProducts() {
     const attention::ModelSpec& spec = decoder_.spec();
-    const int64_t dim = spec.head_dim, rows = spec.group() * kTile;
-    const std::vector<float> queries = Normals(rows * dim), keys = Normals(kTile * dim);
-    const int64_t tiles = (o_.tokens + kTile - 1) / kTile;
+    const int64_t dim = spec.head_dim, rows = spec.group() * kPrefillTileTokens;
+    const std::vector<float> queries = Normals(rows * dim), keys = Normals(kPrefillBlockKeys * dim);
+    const int64_t tiles = (o_.tokens + kPrefillTileTokens - 1) / kPrefillTileTokens;
     const Stopwatch watch;
     decoder_.pool()->Run(spec.kv_heads * tiles, [&](int64_t task) {
       thread_local std::vector<float> logits, out;
-      logits.resize(static_cast<size_t>(rows * kTile));
+      logits.resize(static_cast<size_t>(rows * kPrefillBlockKeys));
       out.assign(static_cast<size_t>(rows * dim), 0.0f);
-      for (int64_t block = 0; block <= task / spec.kv_heads; ++block) {
-        attention::GemmTransposedB(rows, kTile, dim, 1, queries.data(), dim, keys.data(), dim,
-                                   logits.data(), kTile);
-        attention::GemmAdd(rows, dim, kTile, logits.data(), kTile, keys.data(), dim, out.data(),
-                           dim);
+      const int64_t seen = (task / spec.kv_heads + 1) * kPrefillTileTokens;
+      for (int64_t begin = 0; begin < seen; begin += kPrefillBlockKeys) {
+        attention::GemmTransposedB(rows, kPrefillBlockKeys, dim, 1, queries.data(), dim,
+                                   keys.data(), dim, logits.data(), kPrefillBlockKeys);
+        attention::GemmAdd(rows, dim, kPrefillBlockKeys, logits.data(), kPrefillBlockKeys,
+                           keys.data(), dim, out.data(), dim);
       }
     });
     attention_products_ms_ = watch.milliseconds();

@@ -259,8 +259,10 @@ class CommandLine(unittest.TestCase):
         decode = [row for row in bench["rows"] if row["name"] == "decode"]
         self.assertEqual([row["store"] for row in decode], ["memory", "1/4 memory + rocksdb"])
         self.assertEqual(list(pathlib.Path(self.dir.name).glob("pqcache-bench-*")), [])
-        self.expect(2, "unknown command 'bench speed', expected one of: attention, store", "bench", "speed")
-        self.expect(2, "bench has no verb, expected one of: attention, store", "bench")
+        self.expect(2, "unknown command 'bench speed', expected one of: attention, model, "
+                    "store, train", "bench", "speed")
+        self.expect(2, "bench has no verb, expected one of: attention, model, store, train",
+                    "bench")
         self.expect(2, "--page-tokens is 0, expected 1 to 4096", "bench", "store",
                     "--page-tokens", "0")
         self.expect(2, "expected --model and --codebooks together", "bench", "store", "-m", MODEL)
@@ -380,16 +382,45 @@ class CommandLine(unittest.TestCase):
 
     def test_bench_attention(self):
         done = self.expect(0, "", "bench", "attention", "--ctx", "1500,1k", "--heads", "4",
-                           "--kv-heads", "2", "--dim", "64", "--rounds", "2", "--json")
+                           "--kv-heads", "2", "--dim", "64", "--pq", "16x4", "--rounds", "2",
+                           "--json")
         bench = json.loads(done.stdout)
         self.assertGreater(bench["machine"]["sequential_gb_per_second"], 0)
         rows = bench["rows"]
-        self.assertEqual([row["name"] for row in rows[:4]],
-                         ["exact", "pq shared", "pq per head", "pq shared top-k"])
-        self.assertEqual(len(rows), 8)
-        self.assertTrue(all(row["ms"] > 0 and row["share_of_byte_limit"] > 0 for row in rows))
+        steps = ["exact", "pq shared", "pq per head", "pq shared top-k"]
+        others = ["libtorch matmul", "encode + tables", "select: pqcache", "select: FAISS IndexPQ",
+                  "select: FAISS FastScan"]
+        self.assertEqual([row["name"] for row in rows], 2 * (steps + others))
+        self.assertTrue(all(row["ms"] > 0 for row in rows))
+        self.assertTrue(all(row["share_of_byte_limit"] > 0 and row["bytes"] > 0
+                            for row in rows if row["name"] in steps))
+        # Of 8 bits there is no FastScan.
+        done = self.expect(0, "", "bench", "attention", "--ctx", "1k", "--heads", "4",
+                           "--kv-heads", "2", "--dim", "64", "--rounds", "1", "--json")
+        self.assertEqual(json.loads(done.stdout)["rows"][-1]["name"], "select: FAISS IndexPQ")
         self.expect(2, "--heads is 3, expected a multiple of --kv-heads, 2", "bench", "attention",
                     "--heads", "3", "--kv-heads", "2")
+
+    def test_bench_train(self):
+        done = self.expect(0, "", "bench", "train", "--heads", "3", "--sample", "2", "--keys", "600",
+                           "--dim", "16", "--pq", "4x4", "--iterations", "5", "--json")
+        own, faiss = json.loads(done.stdout)["rows"]
+        self.assertEqual((own["name"], own["heads"], faiss["heads"]), ("own", 3, 2))
+        self.assertLess(own["error_over_faiss"], 1.1)
+        self.expect(2, "--sample is 9, expected 1 to 3", "bench", "train", "--heads", "3",
+                    "--sample", "9")
+        self.expect(1, "expected at least one for each of 256 centroids", "bench", "train",
+                    "--keys", "100")
+
+    def test_bench_model(self):
+        bench = ["bench", "model", "-m", MODEL, "--codebooks", self.codebooks]
+        rows = json.loads(self.expect(0, "", *bench, "--ctx", "700", "--rounds", "1",
+                                      "--json").stdout)["rows"]
+        self.assertEqual([row.get("policy") for row in rows], [None, "exact", "pq"])
+        self.assertGreater(rows[0]["ratio_to_products"], 0)
+        self.assertTrue(all(0 < row["attention_ms"] < row["ms"] for row in rows))
+        self.expect(2, "--codebooks is missing", "bench", "model", "-m", MODEL)
+        self.expect(1, "positions, expected at most the model's", *bench, "--ctx", "16M")
 
     def test_training_replaces_no_file(self):
         before = pathlib.Path(self.codebooks).read_bytes()
