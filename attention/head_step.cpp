@@ -47,6 +47,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   const bool in_window = n <= head.tokens() - head.paged_tokens();
   PQCACHE_CHECK(n == 1 || (config.sliding_window == 0 && in_window),
                 "tokens of one step lie in the window, the model has no sliding one");
+  PQCACHE_CHECK(head.tokens() < int64_t{1} << 32, "positions of 32 bits");
   config_ = config;
   head_ = &head;
   queries_ = queries;

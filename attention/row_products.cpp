@@ -112,11 +112,12 @@ int64_t ValueBytes(const RowFormat& format) {
 // work on a block, keys with their values: the logits the first rows of the next block, the values
 // the other ones. `i` counts the rows that a product has worked on, `first` is 0 or half a block.
 PQCACHE_INLINE void FetchAhead(const RowBlockTask& task, int64_t i, int64_t first) {
-  const int64_t row = task.begin + kRowBlock + first + i / 2;
+  const int64_t key_bytes = task.format.value_offset;
+  const bool keyless = key_bytes == 0;  // no logits are taken: the values fetch all
+  const int64_t row = task.begin + kRowBlock + (keyless ? i : first + i / 2);
   if (row >= static_cast<int64_t>(task.rows.size())) return;
   const uint8_t* next = task.rows[static_cast<size_t>(row)];
-  const int64_t key_bytes = task.format.value_offset;
-  if (i % 2 == 0) {
+  if (!keyless && i % 2 == 0) {
     FetchBytes(next, key_bytes);
   } else {
     FetchBytes(next + key_bytes, ValueBytes(task.format));

@@ -216,10 +216,11 @@ class AttentionBench {
     const auto copies = static_cast<double>(size * sizeof(float)) * 2 * o_.kv_heads;
     char line[160];
     if (copies > kMostFloatCopies) {
-      std::snprintf(line, sizeof(line),
-                    "%9lld tokens  libtorch matmul  not run: float32 keys and values would take "
-                    "%.1f GB\n",
-                    static_cast<long long>(t), copies / 1e9);
+      std::snprintf(
+          line, sizeof(line),
+          "%9lld tokens  libtorch matmul f32  not run: float32 keys and values would take "
+          "%.1f GB\n",
+          static_cast<long long>(t), copies / 1e9);
       *text += line;
       return Status::Ok();
     }
@@ -243,9 +244,9 @@ class AttentionBench {
     PQCACHE_ASSIGN_OR_RETURN(const auto truth, Reference(queries));
     PQCACHE_RETURN_IF_ERROR(CheckClose(out, truth, "libtorch's attention"));
     const double exact = Median(methods_[0].ms);
-    rows->Push(Row("libtorch matmul", ms).Set("ratio_to_exact", exact / Median(ms)));
-    std::snprintf(line, sizeof(line), "%9lld tokens  %-16s %9.3f ms (best %.3f)  %6.2f x exact\n",
-                  static_cast<long long>(t), "libtorch matmul", Median(ms), Percentile(ms, 0),
+    rows->Push(Row("libtorch matmul f32", ms).Set("ratio_to_exact", exact / Median(ms)));
+    std::snprintf(line, sizeof(line), "%9lld tokens  %-19s %9.3f ms (best %.3f)  %6.2f x exact\n",
+                  static_cast<long long>(t), "libtorch matmul f32", Median(ms), Percentile(ms, 0),
                   exact / Median(ms));
     *text += line;
     return Status::Ok();
@@ -275,7 +276,7 @@ class AttentionBench {
     PQCACHE_ASSIGN_OR_RETURN(const auto ms, TimeHeads(work));
     rows->Push(Row("encode + tables", ms));
     char line[160];
-    std::snprintf(line, sizeof(line), "%9lld tokens  %-16s %9.3f ms (best %.3f)\n",
+    std::snprintf(line, sizeof(line), "%9lld tokens  %-19s %9.3f ms (best %.3f)\n",
                   static_cast<long long>(tokens()), "encode + tables", Median(ms),
                   Percentile(ms, 0));
     *text += line;
@@ -318,7 +319,7 @@ class AttentionBench {
     rows->Push(std::move(row));
     char line[160];
     std::snprintf(line, sizeof(line),
-                  "%9lld tokens  %-16s %9.3f ms (best %.3f)  %6.2f x exact  %8.2f MB, %3.0f %% of "
+                  "%9lld tokens  %-19s %9.3f ms (best %.3f)  %6.2f x exact  %8.2f MB, %3.0f %% of "
                   "the byte limit\n",
                   static_cast<long long>(tokens()), method.name.c_str(), ms,
                   Percentile(method.ms, 0), exact / ms, (bytes.sequential + bytes.random) / 1e6,

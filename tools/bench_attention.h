@@ -1,11 +1,14 @@
 #pragma once
 
 // One decode step of one layer at growing contexts: exact attention and the approximate ones over
-// the same cache, whose keys and values lie in memory. Before every step the caches of the CPU are
-// flushed, as a model's weights do between two uses of a layer.
+// the same cache, whose keys and values lie in memory, beside libtorch's matrix products over
+// float32 copies; the part that the codebooks take (encode + tables); and selection alone, beside
+// FAISS (bench_selection.h). Before every step the caches of the CPU are flushed, as a model's
+// weights do between two uses of a layer. Every step appends a token and encodes it, also an exact
+// one.
 //
-// Keys, values, queries and codebooks are random: the worst case for reading rows, and no word
-// about accuracy.
+// Keys, values, queries and codebooks are random: the worst case for reading rows, the best one for
+// sampling, and no word about accuracy.
 
 #include <cstdint>
 #include <string>
@@ -32,8 +35,8 @@ struct AttentionBenchOptions {
 
 // Checks first that exact attention is what double precision says, and that selecting everything
 // gives the same. Adds one object to `rows` and one line to `text` for each measurement: ms is the
-// median; share_of_byte_limit is the time that reading the bytes alone would take (codes in order,
-// rows at random) over it.
+// median; of the steps, share_of_byte_limit is the time that reading the bytes alone would take
+// (codes in order, rows at random, those of every list) over it.
 Status BenchAttention(const AttentionBenchOptions& options, ThreadPool* pool, Json* rows,
                       std::string* text);
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 #include <vector>
 
 #include "attention/decoder/session.h"
 #include "attention/gemm.h"
 #include "attention/prefill_attention.h"
+#include "attention/sliding_window.h"
 #include "attention/torch/linear.h"
 #include "pqcache/base/random.h"
 #include "storage/memory_page_store.h"
@@ -18,10 +20,9 @@ namespace {
 
 using attention::AttentionBackend;
 using attention::AttentionInput;
-using attention::Session;
-
 using attention::kPrefillBlockKeys;
 using attention::kPrefillTileTokens;
+using attention::Session;
 
 class TimedAttention : public AttentionBackend {
  public:
@@ -156,20 +157,26 @@ class ModelBench {
   // Every tile of queries by every block of keys that one of them sees.
   void TimeAttentionProducts() {
     const attention::ModelSpec& spec = decoder_.spec();
-    const int64_t dim = spec.head_dim, rows = spec.group() * kPrefillTileTokens;
-    const std::vector<float> queries = Normals(rows * dim), keys = Normals(kPrefillBlockKeys * dim);
+    const int64_t dim = spec.head_dim, most_rows = spec.group() * kPrefillTileTokens;
+    const std::vector<float> queries = Normals(most_rows * dim),
+                             keys = Normals(kPrefillBlockKeys * dim);
     const int64_t tiles = (o_.tokens + kPrefillTileTokens - 1) / kPrefillTileTokens;
     const Stopwatch watch;
     decoder_.pool()->Run(spec.kv_heads * tiles, [&](int64_t task) {
       thread_local std::vector<float> logits, out;
-      logits.resize(static_cast<size_t>(rows * kPrefillBlockKeys));
+      const int64_t first = task / spec.kv_heads * kPrefillTileTokens;
+      const int64_t end = std::min(o_.tokens, first + kPrefillTileTokens);
+      const int64_t rows = spec.group() * (end - first);
+      logits.resize(static_cast<size_t>(most_rows * kPrefillBlockKeys));
       out.assign(static_cast<size_t>(rows * dim), 0.0f);
-      const int64_t seen = (task / spec.kv_heads + 1) * kPrefillTileTokens;
-      for (int64_t begin = 0; begin < seen; begin += kPrefillBlockKeys) {
-        attention::GemmTransposedB(rows, kPrefillBlockKeys, dim, 1, queries.data(), dim,
-                                   keys.data(), dim, logits.data(), kPrefillBlockKeys);
-        attention::GemmAdd(rows, dim, kPrefillBlockKeys, logits.data(), kPrefillBlockKeys,
-                           keys.data(), dim, out.data(), dim);
+      const int64_t seen = attention::FirstVisible(first, spec.sliding_window);
+      for (int64_t begin = seen / kPrefillBlockKeys * kPrefillBlockKeys; begin < end;
+           begin += kPrefillBlockKeys) {
+        const int64_t count = std::min(kPrefillBlockKeys, o_.tokens - begin);
+        attention::GemmTransposedB(rows, count, dim, 1, queries.data(), dim, keys.data(), dim,
+                                   logits.data(), kPrefillBlockKeys);
+        attention::GemmAdd(rows, dim, count, logits.data(), kPrefillBlockKeys, keys.data(), dim,
+                           out.data(), dim);
       }
     });
     attention_products_ms_ = watch.milliseconds();

@@ -18,7 +18,8 @@ struct ModelBenchOptions {
   int64_t tokens = 16000;  // of the context
   int page_tokens = 16;
   double ratio = 0.02;  // of the context that a step selects
-  int rounds = 5;       // of kModelBenchSteps tokens under each policy; the medians are given
+  int rounds = 5;       // of kModelBenchSteps tokens under each policy; the medians are given.
+                        // Prefill and its products run once
   uint64_t seed = 0;
 };
 inline constexpr int kModelBenchSteps = 16;

@@ -16,7 +16,7 @@ class BenchModelCommand : public Command {
     flags->Count("--ctx", &options_.tokens, "tokens of the context");
     flags->Number("--attn-ratio", &options_.ratio, "share of the context that a step selects");
     flags->Count("--page-tokens", &page_tokens_, "tokens of a page");
-    flags->Count("--rounds", &rounds_, "measurements, of which the medians are given");
+    flags->Count("--rounds", &rounds_, "measurements of decoding, of which the medians are given");
   }
 
   Status Prepare() override {

@@ -1,7 +1,8 @@
 #pragma once
 
 // Finding the best tokens of every query head of a layer by their codes: this project beside FAISS
-// on the same codes. Caches are flushed before every search.
+// on the same codes. FAISS also gives scores, in order; this project gives positions alone. Caches
+// are flushed before every search.
 
 #include <cstdint>
 #include <string>
@@ -20,7 +21,7 @@ struct SelectionBenchOptions {
   uint64_t seed = 0;
 };
 
-// Over the codes of layer 0. Checks first that both find nearly the same tokens. Adds one object to
+// Over the codes of layer 0. Checks first that all find nearly the same tokens. Adds one object to
 // `rows` and one line to `text` for each program.
 Status BenchSelection(const KvCache& cache, const SelectionBenchOptions& options, ThreadPool* pool,
                       Json* rows, std::string* text);

@@ -23,7 +23,8 @@ class BenchTrainCommand : public Command {
     flags->Count("-t,--threads", &threads_, "threads (0: one per core)");
     flags->Count("--seed", &seed_, "seed of everything random");
     flags->Count("--heads", &heads_, "KV heads of all layers, each with an index of its own");
-    flags->Count("--sample", &sample_, "of them, trained with FAISS, too");
+    flags->Count("--sample", &sample_,
+                 "of them, trained with FAISS, too; rounded up to whole turns of the threads");
     flags->Count("--keys", &keys_, "sampled keys of a head");
     flags->Count("--dim", &dim_, "head size");
     flags->Text("--pq", &pq_, "sub-spaces x bits");
@@ -44,6 +45,9 @@ class BenchTrainCommand : public Command {
   Result<Report> Run(bool) override {
     ThreadPool pool(static_cast<int>(
         threads_ > 0 ? threads_ : std::max<int64_t>(1, std::thread::hardware_concurrency())));
+    // So many that no thread is idle.
+    const int64_t threads = pool.threads();
+    sample_ = std::min(heads_, (sample_ + threads - 1) / threads * threads);
     MakeKeys();
     PQCACHE_ASSIGN_OR_RETURN(const Measured faiss, Train("faiss", sample_, &pool));
     PQCACHE_ASSIGN_OR_RETURN(const Measured own, Train("own", heads_, &pool));

@@ -22,6 +22,12 @@ Result<std::unique_ptr<FaissSelection>> FaissSelection::Create(FaissKind kind,
                                                                const PqIndex& index) {
   const HeadCodebook& codebook = index.codebook();
   const PqShape& shape = codebook.shape();
+  if (!codebook.key_transform().empty()) {
+    return Status::InvalidArgument("the codebook has transforms, which FAISS does not know");
+  }
+  if (kind == FaissKind::kFastScan && shape.bits != 4) {
+    return Status::InvalidArgument("FastScan has codes of 4 bits, found " + shape.Name());
+  }
   try {
     auto pq = std::make_unique<faiss::IndexPQ>(shape.dim, shape.subspaces, shape.bits,
                                                faiss::METRIC_INNER_PRODUCT);

@@ -19,7 +19,7 @@ enum class FaissKind {
 
 class FaissSelection {
  public:
-  // A copy of the index, which must be without transforms.
+  // A copy of the index. InvalidArgument if its codebook has transforms.
   static Result<std::unique_ptr<FaissSelection>> Create(FaissKind kind, const PqIndex& index);
   ~FaissSelection();
 

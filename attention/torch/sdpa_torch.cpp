@@ -5,6 +5,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/mv.h>
 #include <ATen/ops/softmax.h>
 
 #include <algorithm>
@@ -61,8 +62,14 @@ Status MatmulAttentionTorch(int g, int64_t t, int dim, const float* queries, con
   };
   return CallTorch([&] {
     const at::Tensor q = at::mul(rows(queries, g), 1.0 / std::sqrt(static_cast<double>(dim)));
-    const at::Tensor weights = at::softmax(at::matmul(q, rows(keys, t).t()), 1);
-    rows(out, g).copy_(at::matmul(weights, rows(values, t)));
+    const at::Tensor k = rows(keys, t), v = rows(values, t);
+    if (g == 1) {  // products with a one-row matrix are far slower
+      const at::Tensor weights = at::softmax(at::mv(k, q[0]), 0);
+      rows(out, 1)[0].copy_(at::mv(v.t(), weights));
+      return;
+    }
+    const at::Tensor weights = at::softmax(at::matmul(q, k.t()), 1);
+    rows(out, g).copy_(at::matmul(weights, v));
   });
 }
 

@@ -14,7 +14,7 @@ Result<std::vector<float>> SdpaTorch(const SdpaShape& shape, const float* querie
                                      const float* keys, const float* values);
 
 // One decode step of one KV head by two matrix products: out [G, D] of queries [G, D] over keys and
-// values [T, D], nothing masked. What a program on libtorch does at best on a CPU.
+// values [T, D], nothing masked: no head is repeated for its group, no number copied.
 Status MatmulAttentionTorch(int g, int64_t t, int dim, const float* queries, const float* keys,
                             const float* values, float* out);
 

@@ -47,7 +47,8 @@ struct ThreadPool::Impl {
     signal->wait(lock, ready);
   }
 
-  void RunIterations(int worker) {
+  // Others may still be at work, so an exception cannot leave.
+  void RunIterations(int worker) noexcept {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < job_size;) {
       (*job)(i, worker);
     }

@@ -48,7 +48,7 @@ PQCACHE_INLINE float DotBody(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-// `better` takes the second unless the first is better, in registers and alone.
+// better(a, b) is a if a is better, else b; of numbers and of registers.
 template <typename Better>
 PQCACHE_INLINE float BestOf(const float* x, int64_t n, float worst, const Better& better) {
   Floats lanes = Floats{} + worst;

@@ -1,8 +1,9 @@
 #pragma once
 
 // The few loops over float rows that everything else is made of. Each is compiled for several
-// instruction sets and chosen once, when the program starts. Sums are taken in 16 fixed lanes and
-// products are not fused, so every instruction set gives the same bits. Thread-safe.
+// instruction sets and chosen once, when the program starts. Sums are taken in 16 fixed lanes that
+// are joined by halves, and products are not fused, so every instruction set gives the same bits.
+// Thread-safe.
 
 #include <cstdint>
 

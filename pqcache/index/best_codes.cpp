@@ -181,7 +181,8 @@ void BestCodes::SetThresholds(const BestCodesRequest& r, int64_t rank) {
   for (Search& search : searches_) SetShared(limit, &search);
 }
 
-// Every row of rank `limit` or more is found: offsets are rounded, by half a step at most.
+// Rows of rank `limit` or more are found, but for rounding: offsets are rounded by half a step at
+// most. SelectTogether makes sure.
 void BestCodes::SetShared(float limit, Search* search) const {
   ScanThreshold& t = search->threshold;
   const Query* queries = &queries_[static_cast<size_t>(search->first)];
@@ -200,7 +201,7 @@ void BestCodes::Scan(const PqIndex& index, const BestCodesRequest& r) {
   if (r.begin == r.end) return;
   const int64_t end_block = (r.end + kScanBlockTokens - 1) / kScanBlockTokens;
   const size_t searches_of_scan = r.together ? 1 : kScanQueries;
-  uint16_t sums[kScanQueries * kScanTokens];
+  uint16_t sums[kScanQueries * kScanTokens] = {};
   for (size_t i = 0; i < tables_.size(); ++i) {
     const size_t first = i * searches_of_scan;
     const size_t end = std::min(searches_.size(), first + searches_of_scan);

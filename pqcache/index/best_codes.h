@@ -34,7 +34,8 @@ class BestCodes {
               std::vector<std::vector<int64_t>>* lists);
 
   // Of the last call: log-sum-exp of query g's scores over the rows that its list lacks, partly
-  // estimated; -infinity if there are none.
+  // estimated; -infinity if there are none. Of more than kScanQueries that select together, rows
+  // that only others found count as lacking.
   float unselected_lse(int g) const { return queries_[static_cast<size_t>(g)].unselected_lse; }
 
  private:

@@ -196,16 +196,15 @@ PQCACHE_AVX512 inline void Scan4Queries(const ScanTask& task, uint16_t* sums) {
   }
 }
 
-}  // namespace
-
-PQCACHE_AVX2 void Scan4Avx2(const ScanTask& task, uint16_t* sums) {
+template <int kQueries>
+PQCACHE_AVX2 inline void Scan4Halves(const ScanTask& task, uint16_t* sums) {
   const QuantisedTables& t = *task.tables;
   const int64_t lines = t.subspaces / 2;
   const __m256i nibble = _mm256_set1_epi8(15);
   for (int half = 0; half < 2 * task.count; ++half) {
     const uint8_t* bytes =
         FirstBlock(task) + half / 2 * task.stride * BlockBytes(t) + half % 2 * 32;
-    __m256i all[kScanQueries] = {}, odd[kScanQueries] = {};
+    __m256i all[kQueries] = {}, odd[kQueries] = {};
     for (int64_t line = 0; line < lines; ++line) {
       const uint8_t* at = bytes + line * kTokens;
       __builtin_prefetch(at + kBytesAhead, 0, 3);
@@ -213,7 +212,7 @@ PQCACHE_AVX2 void Scan4Avx2(const ScanTask& task, uint16_t* sums) {
       const __m256i low = _mm256_and_si256(code, nibble);
       const __m256i high = _mm256_and_si256(_mm256_srli_epi16(code, 4), nibble);
 #pragma GCC unroll 4
-      for (int q = 0; q < kScanQueries; ++q) {
+      for (int q = 0; q < kQueries; ++q) {
         const uint8_t* table = t.entries.data() + (int64_t{q} * t.subspaces + 2 * line) * 16;
         const __m256i pair = _mm256_add_epi8(_mm256_shuffle_epi8(Table256(table), low),
                                              _mm256_shuffle_epi8(Table256(table + 16), high));
@@ -221,9 +220,16 @@ PQCACHE_AVX2 void Scan4Avx2(const ScanTask& task, uint16_t* sums) {
         odd[q] = _mm256_add_epi16(odd[q], _mm256_srli_epi16(pair, 8));
       }
     }
-    for (int q = 0; q < t.queries; ++q)
+    for (int q = 0; q < std::min(kQueries, t.queries); ++q) {
       Store256(all[q], odd[q], sums + q * kScanTokens + half * 32);
+    }
   }
+}
+
+}  // namespace
+
+PQCACHE_AVX2 void Scan4Avx2(const ScanTask& task, uint16_t* sums) {
+  task.tables->queries == 1 ? Scan4Halves<1>(task, sums) : Scan4Halves<kScanQueries>(task, sums);
 }
 
 PQCACHE_AVX512 void Scan4Avx512(const ScanTask& task, uint16_t* sums) {

@@ -41,13 +41,16 @@ TEST(SdpaTorchTest, AgreesWithTheReference) {
 }
 
 TEST(SdpaTorchTest, MatrixProductsOfOneStepAgreeToo) {
-  const SdpaShape s{.n = 1, .t = 97, .heads = 4, .kv_heads = 1, .dim = 80};
-  const auto q = Normals(4 * 80, 1), k = Normals(97 * 80, 2), v = Normals(97 * 80, 3);
-  std::vector<float> found(q.size());
-  ASSERT_OK(MatmulAttentionTorch(4, 97, 80, q.data(), k.data(), v.data(), found.data()));
-  const SdpaResult expected = SdpaReference(s, q.data(), k.data(), v.data());
-  for (size_t i = 0; i < found.size(); ++i) {
-    ASSERT_NEAR(found[i], expected.out[i], 2e-6) << "element " << i;
+  for (const int g : {1, 4}) {
+    const SdpaShape s{.n = 1, .t = 97, .heads = g, .kv_heads = 1, .dim = 80};
+    const auto q = Normals(static_cast<size_t>(g * 80), 1);
+    const auto k = Normals(97 * 80, 2), v = Normals(97 * 80, 3);
+    std::vector<float> found(q.size());
+    ASSERT_OK(MatmulAttentionTorch(g, 97, 80, q.data(), k.data(), v.data(), found.data()));
+    const SdpaResult expected = SdpaReference(s, q.data(), k.data(), v.data());
+    for (size_t i = 0; i < found.size(); ++i) {
+      ASSERT_NEAR(found[i], expected.out[i], 2e-6) << g << " element " << i;
+    }
   }
 }
 

@@ -66,6 +66,20 @@ class BestCodesTest : public ::testing::Test {
     }
   }
 
+  // Codes of the row that query q likes best.
+  std::vector<uint8_t> BestRow(int q) const {
+    const int k = shape_.centroids();
+    std::vector<float> floats(static_cast<size_t>(shape_.subspaces * k));
+    index_->codebook().BuildTables(1, queries_.data() + int64_t{q} * shape_.dim, kScale,
+                                   floats.data());
+    std::vector<uint8_t> codes;
+    for (int m = 0; m < shape_.subspaces; ++m) {
+      const auto first = floats.begin() + m * k;
+      codes.push_back(static_cast<uint8_t>(std::max_element(first, first + k) - first));
+    }
+    return codes;
+  }
+
   double Lse(int q, int64_t begin, int64_t end, const std::set<int64_t>& without = {}) const {
     double sum = 0;
     for (int64_t row = begin; row < end; ++row) {
@@ -207,6 +221,61 @@ TEST_F(BestCodesTest, ASampleThatMissesEverythingChangesNothing) {
   }
   const auto together = Select(0, rows_, 700, true);
   EXPECT_GE(Common(Best(SharedRanks(), 700), together[0]), 699u);  // but for rounding at the end
+}
+
+// Sampled blocks hold nothing but the best rows of one query, fewer than are wanted: what the
+// sample promises is not there, and the search begins anew.
+TEST_F(BestCodesTest, ASampleThatPromisesTooMuchChangesNothing) {
+  const PqShape shape{32, 8, 8};
+  Make(shape, 20000, 4);
+  std::vector<uint8_t> codes = RandomCodes(shape, rows_, 7);
+  const std::vector<uint8_t> best = BestRow(0);
+  for (int64_t row = 0; row < rows_; ++row) {
+    if (row / kScanBlockTokens % 13 != 0) continue;
+    std::copy(best.begin(), best.end(), codes.begin() + row * 8);
+  }
+  SetCodes(std::move(codes));
+  const auto each = Select(0, rows_, 5000, false);
+  for (int q = 0; q < g_; ++q) {
+    EXPECT_EQ(each[static_cast<size_t>(q)], Best(Ranks(q, 0, rows_), 5000));
+  }
+  const auto together = Select(0, rows_, 5000, true);
+  EXPECT_GE(Common(Best(SharedRanks(), 5000), together[0]), 4990u);
+}
+
+// The rows that one query attends to are in no sample, so that its share of every row seems far
+// larger than it is until they are found. What it attends to besides is still an estimate.
+TEST_F(BestCodesTest, NeedlesBesideTheSampleDoNotCrowdOutTheOthers) {
+  const PqShape shape{32, 8, 8};
+  Make(shape, 20000, 4);
+  for (int d = 0; d < 32; ++d) queries_[static_cast<size_t>(d)] *= 6;
+  const std::vector<float> queries = queries_;
+  std::vector<uint8_t> codes = RandomCodes(shape, rows_, 8);
+  const std::vector<uint8_t> best = BestRow(0);
+  for (int64_t row = 70; row < rows_; row += 1300) {
+    if (row / kScanBlockTokens % 13 == 0) continue;
+    std::copy(best.begin(), best.end(), codes.begin() + row * 8);
+  }
+  SetCodes(std::move(codes));
+  queries_ = queries;
+  const auto together = Select(0, rows_, 1000, true);
+  EXPECT_GE(Common(Best(SharedRanks(), 1000), together[0]), 900u);
+}
+
+// Of several scans, whose candidates are merged.
+TEST_F(BestCodesTest, ManyQueriesSelectTogether) {
+  for (const int g : {6, 12}) {
+    Make({32, 16, 4}, 20000, g);
+    const auto lists = Select(17, rows_, 500, true);
+    ASSERT_EQ(lists[0].size(), 500u);
+    std::vector<float> expected = SharedRanks();
+    expected.erase(expected.begin(), expected.begin() + 17);
+    EXPECT_GE(Common(Best(expected, 500), lists[0]), 475u) << g;
+    for (int q = 0; q < g; ++q) {
+      const std::set<int64_t> list(lists[0].begin(), lists[0].end());
+      EXPECT_NEAR(best_.unselected_lse(q), Lse(q, 17, rows_, list), 0.3) << g << " " << q;
+    }
+  }
 }
 
 // One query's scores are far above the other's, and spread less: neither crowds out the other.

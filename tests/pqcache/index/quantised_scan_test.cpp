@@ -21,47 +21,66 @@ class QuantisedScanTest : public ::testing::TestWithParam<Isa> {
     if (!IsaSupported(GetParam())) GTEST_SKIP() << "this CPU has no " << IsaName(GetParam());
   }
   const QuantisedScan& scan() const { return BodyFor(QuantisedScans(), GetParam()); }
+
+  void Check(const PqShape& shape, int queries, const std::vector<float>& floats, int stride) {
+    SCOPED_TRACE(shape.Name() + " queries " + std::to_string(queries) + " stride " +
+                 std::to_string(stride));
+    constexpr uint16_t kBefore = 7;
+    const int k = shape.centroids(), lines = shape.bytes_per_key(), blocks = 14;
+    QuantisedTables tables;
+    tables.Set(shape, queries, floats.data(), TableSteps::kEach);
+    tables.Fill(scan().form(shape.bits));
+    std::vector<uint8_t> codes(static_cast<size_t>(blocks * lines * kScanBlockTokens));
+    Random random(2);
+    for (uint8_t& byte : codes) byte = static_cast<uint8_t>(random.Next());
+    for (int block = 0; block < blocks; block += 3) {
+      const int count = std::min(kScanBlocks, (blocks - block + stride - 1) / stride);
+      std::vector<uint16_t> sums(kScanQueries * kScanTokens, kBefore);
+      scan().scan({&tables, codes.data(), block, stride, count}, sums.data());
+      for (int q = 0; q < kScanQueries; ++q) {
+        const uint8_t* entries = tables.entries.data() + q * shape.subspaces * k;
+        for (int i = 0; i < kScanTokens; ++i) {
+          int expected = kBefore;
+          if (q < queries && i < count * kScanBlockTokens) {
+            expected = 0;
+            const int at = block + i / kScanBlockTokens * stride;
+            const uint8_t* bytes =
+                codes.data() + at * lines * kScanBlockTokens + i % kScanBlockTokens;
+            for (int m = 0; m < shape.subspaces; ++m) {
+              const uint8_t byte = bytes[(shape.bits == 8 ? m : m / 2) * kScanBlockTokens];
+              const int code = shape.bits == 8 ? byte : m % 2 == 0 ? byte & 15 : byte >> 4;
+              expected += entries[m * k + code];
+            }
+          }
+          ASSERT_EQ(sums[static_cast<size_t>(q * kScanTokens + i)], expected) << q << " " << i;
+        }
+      }
+    }
+  }
 };
 
 TEST_P(QuantisedScanTest, SumsTheEntriesOfEveryQuery) {
   for (const int bits : {4, 8}) {
     for (const int subspaces : {2, 3, 6, 16, 64}) {
       if (bits == 4 && subspaces % 2 == 1) continue;
-      SCOPED_TRACE(std::to_string(subspaces) + "x" + std::to_string(bits));
       const PqShape shape{subspaces, subspaces, bits};
-      const int k = shape.centroids();
-      QuantisedTables tables;
-      tables.Set(shape, kScanQueries,
-                 RandomNormals(int64_t{kScanQueries} * subspaces * k, 1).data(), TableSteps::kEach);
-      tables.Fill(scan().form(bits));
-      const int lines = shape.bytes_per_key(), blocks = 7;
-      std::vector<uint8_t> codes(static_cast<size_t>(blocks * lines * kScanBlockTokens));
-      Random random(2);
-      for (uint8_t& byte : codes) byte = static_cast<uint8_t>(random.Next());
-      for (int block = 0; block < blocks; block += 3) {
-        const int count = std::min(kScanBlocks, blocks - block);
-        std::vector<uint16_t> sums(kScanQueries * kScanTokens, 7);
-        scan().scan({&tables, codes.data(), block, 1, count}, sums.data());
-        for (int q = 0; q < kScanQueries; ++q) {
-          const uint8_t* entries = tables.entries.data() + q * subspaces * k;
-          for (int i = 0; i < kScanTokens; ++i) {
-            int expected = 7;
-            if (i < count * kScanBlockTokens) {
-              expected = 0;
-              const uint8_t* bytes = codes.data() +
-                                     (block + i / kScanBlockTokens) * lines * kScanBlockTokens +
-                                     i % kScanBlockTokens;
-              for (int m = 0; m < subspaces; ++m) {
-                const uint8_t byte = bytes[(bits == 8 ? m : m / 2) * kScanBlockTokens];
-                const int code = bits == 8 ? byte : m % 2 == 0 ? byte & 15 : byte >> 4;
-                expected += entries[m * k + code];
-              }
-            }
-            ASSERT_EQ(sums[static_cast<size_t>(q * kScanTokens + i)], expected) << q << " " << i;
-          }
-        }
+      for (int queries = 1; queries <= kScanQueries; ++queries) {
+        const std::vector<float> floats =
+            RandomNormals(int64_t{queries} * subspaces * shape.centroids(), 1);
+        for (const int stride : {1, 3}) Check(shape, queries, floats, stride);
       }
     }
+  }
+}
+
+// All entries but one of a table are the largest.
+TEST_P(QuantisedScanTest, LargeSumsFit) {
+  for (const PqShape& shape : {PqShape{258, 258, 8}, PqShape{1024, 1024, 4}}) {
+    std::vector<float> floats(static_cast<size_t>(4 * shape.subspaces * shape.centroids()), 1);
+    for (size_t i = 0; i < floats.size(); i += static_cast<size_t>(shape.centroids())) {
+      floats[i] = 0;
+    }
+    Check(shape, 4, floats, 1);
   }
 }
 
