@@ -14,7 +14,7 @@ namespace pqcache::attention {
 namespace {
 
 // Fewer candidates are scored one and all.
-constexpr int64_t kManyCandidates = 4096;
+constexpr int64_t kManyCandidates = 2048;
 
 struct Scratch {
   std::vector<const uint8_t*> rows;
