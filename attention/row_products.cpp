@@ -8,14 +8,13 @@
 #include <utility>
 
 #include "pqcache/base/half.h"
+#include "pqcache/base/vector_registers.h"
 
 namespace pqcache::attention {
 namespace {
 
 // Of queries that are held in another order; the rest goes number by number.
 constexpr int kMaxDim = 1024;
-
-#define PQCACHE_INLINE inline __attribute__((always_inline))
 
 template <int kBytes>
 struct Register {

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "pqcache/base/vector_clones.h"
 #include "pqcache/base/vector_math.h"
+#include "pqcache/base/vector_registers.h"
 #include "pqcache/index/nearest_centroid.h"
 
 namespace pqcache {
@@ -38,28 +38,19 @@ void Transform(std::span<const float> transform, int dim, const float* x, float*
   DotRows(x, transform.data(), dim, dim, dim, 1.0f, y);
 }
 
-using Floats __attribute__((vector_size(64))) = float;  // K is a multiple of 16
-
-inline __attribute__((always_inline)) Floats Load(const float* x) {
-  Floats v;
-  std::memcpy(&v, x, sizeof(v));
-  return v;
-}
-
 // tables [G, K] = queries [G, sub_dim] times centroids, given transposed as [sub_dim, K]; rows of
 // the queries and of the tables lie apart.
 template <int kQueries>
-inline __attribute__((always_inline)) void Tables(const float* transposed, int sub_dim, int k,
-                                                  const float* queries, int64_t query_stride,
-                                                  float* tables, int64_t table_stride) {
+PQCACHE_INLINE void Tables(const float* transposed, int sub_dim, int k, const float* queries,
+                           int64_t query_stride, float* tables, int64_t table_stride) {
   for (int c = 0; c < k; c += 16) {
-    Floats sums[kQueries] = {};
+    Floats16 sums[kQueries] = {};
     for (int d = 0; d < sub_dim; ++d) {
-      const Floats centroids = Load(transposed + d * k + c);
+      const Floats16 centroids = LoadFloats(transposed + d * k + c);
       for (int q = 0; q < kQueries; ++q) sums[q] += queries[q * query_stride + d] * centroids;
     }
     for (int q = 0; q < kQueries; ++q) {
-      std::memcpy(tables + q * table_stride + c, &sums[q], sizeof(sums[q]));
+      StoreFloats(sums[q], tables + q * table_stride + c);
     }
   }
 }
@@ -227,7 +218,8 @@ void HeadCodebook::BuildTables(int g, const float* queries, float scale, float* 
   const int k = s.centroids();
   const int sub = s.sub_dim();
   const int64_t table_size = int64_t{s.subspaces} * k;
-  std::vector<float> rotated(static_cast<size_t>(g) * s.dim);
+  thread_local std::vector<float> rotated;
+  rotated.resize(static_cast<size_t>(g) * s.dim);
   for (int i = 0; i < g; ++i) {
     Transform(parts_.query_transform, s.dim, queries + static_cast<size_t>(i) * s.dim,
               &rotated[static_cast<size_t>(i) * s.dim]);

@@ -4,11 +4,10 @@
 #include <limits>
 
 #include "pqcache/base/check.h"
+#include "pqcache/base/vector_registers.h"
 
 namespace pqcache {
 namespace {
-
-#define PQCACHE_INLINE inline __attribute__((always_inline))
 
 template <int kBytes>
 struct Register {

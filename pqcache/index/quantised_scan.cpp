@@ -48,32 +48,15 @@ void AtLeastScalar(const ScanThreshold& t, const uint16_t* sums, uint64_t* bits)
   }
 }
 
-TableForm FormScalar(int) { return TableForm::kLanes; }
+using enum TableForm;
 
-#ifdef __x86_64__
 // Tables of 256 entries are beyond what AVX2 can look up in registers.
-void ScanAvx2(const ScanTask& task, uint16_t* sums) {
-  task.tables->bits == 4 ? Scan4Avx2(task, sums) : ScanScalar(task, sums);
-}
-TableForm FormAvx2(int bits) { return bits == 4 ? TableForm::kEntries : TableForm::kLanes; }
-
-void ScanAvx512(const ScanTask& task, uint16_t* sums) {
-  task.tables->bits == 4 ? Scan4Avx512(task, sums) : Scan8Avx512(task, sums);
-}
-TableForm FormAvx512(int bits) { return bits == 4 ? TableForm::kEntries : TableForm::kPairs; }
-
-void ScanVbmi(const ScanTask& task, uint16_t* sums) {
-  task.tables->bits == 4 ? Scan4Avx512(task, sums) : Scan8Vbmi(task, sums);
-}
-TableForm FormVbmi(int) { return TableForm::kEntries; }
-#endif
-
 constexpr QuantisedScan kScans[] = {
-    {Isa::kScalar, FormScalar, ScanScalar, AtLeastScalar},
+    {Isa::kScalar, kLanes, kLanes, ScanScalar, ScanScalar, AtLeastScalar},
 #ifdef __x86_64__
-    {Isa::kAvx2, FormAvx2, ScanAvx2, AtLeastAvx2},
-    {Isa::kAvx512, FormAvx512, ScanAvx512, AtLeastAvx512},
-    {Isa::kAvx512Vbmi, FormVbmi, ScanVbmi, AtLeastAvx512},
+    {Isa::kAvx2, kEntries, kLanes, Scan4Avx2, ScanScalar, AtLeastAvx2},
+    {Isa::kAvx512, kEntries, kPairs, Scan4Avx512, Scan8Avx512, AtLeastAvx512},
+    {Isa::kAvx512Vbmi, kEntries, kEntries, Scan4Avx512, Scan8Vbmi, AtLeastAvx512},
 #endif
 };
 

@@ -47,10 +47,16 @@ void MakeTables(const PqShape& shape, int g, const float* tables, TableSteps ste
 
 // The bodies behind them, for tests.
 struct QuantisedScan {
+  using Scan = void (*)(const ScanTask&, uint16_t*);
   Isa isa;
-  TableForm (*form)(int bits);
-  void (*scan)(const ScanTask&, uint16_t*);
+  TableForm form4, form8;  // that codes of 4 and 8 bits want
+  Scan scan4, scan8;
   void (*at_least)(const ScanThreshold&, const uint16_t*, uint64_t*);
+
+  TableForm form(int bits) const { return bits == 4 ? form4 : form8; }
+  void scan(const ScanTask& task, uint16_t* sums) const {
+    (task.tables->bits == 4 ? scan4 : scan8)(task, sums);
+  }
 };
 std::span<const QuantisedScan> QuantisedScans();
 

@@ -1,11 +1,11 @@
 #include "pqcache/index/quantised_tables.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <vector>
 
 #include "pqcache/base/vector_clones.h"
+#include "pqcache/base/vector_registers.h"
 
 namespace pqcache {
 namespace {
@@ -15,35 +15,19 @@ constexpr float kSmallestRange = 1e-30f;  // so that its inverse is finite
 // Two entries fit into 8 bits, and those of all sub-spaces into 15.
 float LargestEntry(int subspaces) { return static_cast<float>(std::min(127, 32767 / subspaces)); }
 
-using Floats __attribute__((vector_size(64))) = float;  // K is a multiple of 16
-
-inline __attribute__((always_inline)) Floats Load(const float* x) {
-  Floats v;
-  std::memcpy(&v, x, sizeof(v));
-  return v;
-}
-
-inline __attribute__((always_inline)) float Smallest(Floats v) {
-  const auto least = [](Floats a, Floats b) { return b < a ? b : a; };
-  v = least(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  v = least(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  v = least(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  v = least(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-  return v[0];
-}
-
 // lows [M] are the smallest entries of a table [M, K]; gives the widest range of a sub-space.
 PQCACHE_VECTOR_CLONES float FindRanges(const float* table, int subspaces, int k, float* lows) {
   float widest = kSmallestRange;
   for (int m = 0; m < subspaces; ++m, table += k) {
-    Floats low = Load(table), high = low;
+    Floats16 low = LoadFloats(table), high = low;
     for (int c = 16; c < k; c += 16) {
-      const Floats v = Load(table + c);
+      const Floats16 v = LoadFloats(table + c);
       low = v < low ? v : low;
       high = v > high ? v : high;
     }
-    lows[m] = Smallest(low);
-    widest = std::max(widest, -Smallest(-high) - lows[m]);
+    lows[m] = JoinLanes(low, [](Floats16 a, Floats16 b) { return a < b ? a : b; });
+    const float most = JoinLanes(high, [](Floats16 a, Floats16 b) { return a > b ? a : b; });
+    widest = std::max(widest, most - lows[m]);
   }
   return widest;
 }
@@ -82,7 +66,8 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables, Tabl
     entries.Resize(kScanQueries * table_size);
   }
   const float largest = LargestEntry(subspaces);
-  std::vector<float> lows(static_cast<size_t>(g * subspaces));
+  thread_local std::vector<float> lows;
+  lows.resize(static_cast<size_t>(g * subspaces));
   float ranges[kScanQueries];
   for (int q = 0; q < g; ++q) {
     float* of_query = lows.data() + q * subspaces;
@@ -103,7 +88,7 @@ void QuantisedTables::Fill(TableForm form) {
   const size_t table_size = entries.size() / kScanQueries;
   if (form == TableForm::kPairs) {
     pairs.Resize(kScanQueries / 2 * table_size);
-    for (int p = 0; p < kScanQueries / 2; ++p) {
+    for (int p = 0; p < (queries + 1) / 2; ++p) {
       const uint8_t* two = entries.data() + 2 * p * table_size;
       FillPairs(two, two + table_size, table_size, pairs.data() + p * table_size);
     }
