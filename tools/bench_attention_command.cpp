@@ -4,9 +4,11 @@
 #include <cstdio>
 #include <thread>
 
+#include "pqcache/base/isa.h"
 #include "tools/bench_attention.h"
 #include "tools/commands.h"
 #include "tools/model_flags.h"
+#include "train/kmeans.h"
 
 namespace pqcache::tools {
 namespace {
@@ -64,13 +66,17 @@ class BenchAttentionCommand : public Command {
     Json machine = DescribeMachine(MeasureCeilings());
     machine.Set("sequential_gb_per_second", options_.ceilings.sequential_gb_per_second);
     machine.Set("random_gb_per_second", options_.ceilings.random_gb_per_second);
-    char line[160];
+    char line[240];
     std::snprintf(
-        line, sizeof(line), "%s, %d threads: reads %.1f GB/s in order, %.1f GB/s by random rows\n",
+        line, sizeof(line),
+        "%s, %d threads, %s: reads %.1f GB/s in order, %.1f GB/s by random rows\ncodes %s, FAISS "
+        "%s\n",
         machine.Find("cpu")->AsString().c_str(), pool.threads(),
-        options_.ceilings.sequential_gb_per_second, options_.ceilings.random_gb_per_second);
+        std::string(IsaName(ActiveIsa())).c_str(), options_.ceilings.sequential_gb_per_second,
+        options_.ceilings.random_gb_per_second, pq_.c_str(), train::FaissVersion().c_str());
     report.text = line;
     report.json.Set("machine", std::move(machine));
+    report.json.Set("settings", Settings());
     Json rows = Json::Array();
     PQCACHE_RETURN_IF_ERROR(BenchAttention(options_, &pool, &rows, &report.text));
     report.json.Set("rows", std::move(rows));
@@ -78,6 +84,16 @@ class BenchAttentionCommand : public Command {
   }
 
  private:
+  Json Settings() const {
+    Json settings;
+    settings.Set("heads", heads_).Set("kv_heads", kv_heads_).Set("dim", dim_).Set("pq", pq_);
+    settings.Set("attn_ratio", options_.ratio).Set("attn_top_k", options_.top_k);
+    settings.Set("page_tokens", page_tokens_).Set("rounds", rounds_);
+    settings.Set("instruction_set", std::string(IsaName(ActiveIsa())));
+    settings.Set("faiss", train::FaissVersion());
+    return settings;
+  }
+
   std::vector<std::string> contexts_;
   int64_t threads_ = 0, seed_ = 0, heads_ = 32, kv_heads_ = 8, dim_ = 128, page_tokens_ = 16,
           rounds_ = 9;

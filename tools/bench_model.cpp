@@ -208,7 +208,7 @@ class ModelBench {
       rows->Push(std::move(row));
       std::snprintf(line, sizeof(line),
                     "decode   %-8s %8.2f ms a token, %6.1f tokens/s  attention %7.2f ms: %5.2f x "
-                    "exact\n",
+                    "as fast as exact\n",
                     side.name.c_str(), ms, 1e3 / ms, attention_ms, exact / attention_ms);
       *text += line;
     }

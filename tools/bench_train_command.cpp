@@ -110,11 +110,12 @@ class BenchTrainCommand : public Command {
     row.Set("ratio_to_faiss", faiss_each / each);
     rows->Push(std::move(row));
     char line[200];
-    std::snprintf(line, sizeof(line),
-                  "%-6s %5lld heads %8.2f s, %6.3f s a head  %5.2f x faiss  error %.5f (%.4f of "
-                  "faiss)\n",
-                  name, static_cast<long long>(heads), m.seconds, each, faiss_each / each, m.error,
-                  m.error / faiss.error);
+    std::snprintf(
+        line, sizeof(line),
+        "%-6s %5lld heads %8.2f s, %6.3f s a head  %5.2f x as fast as faiss  error %.5f (%.4f of "
+        "faiss)\n",
+        name, static_cast<long long>(heads), m.seconds, each, faiss_each / each, m.error,
+        m.error / faiss.error);
     *text += line;
   }
 
