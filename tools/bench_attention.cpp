@@ -16,6 +16,7 @@
 #include "tools/bench_selection.h"
 #include "tools/medians.h"
 #include "tools/stopwatch.h"
+#include "tools/timed_rows.h"
 
 namespace pqcache::tools {
 namespace {
@@ -244,13 +245,11 @@ class AttentionBench {
                              }));
     PQCACHE_ASSIGN_OR_RETURN(const auto truth, Reference(queries));
     PQCACHE_RETURN_IF_ERROR(CheckClose(out, truth, "libtorch's attention"));
-    const double exact = Median(methods_[0].ms);
-    rows->Push(Row("libtorch matmul f32", ms).Set("ratio_to_exact", exact / Median(ms)));
-    std::snprintf(line, sizeof(line),
-                  "%9lld tokens  %-19s %9.3f ms (best %.3f)  %6.2f x as fast as exact\n",
-                  static_cast<long long>(t), "libtorch matmul f32", Median(ms), Percentile(ms, 0),
-                  exact / Median(ms));
-    *text += line;
+    const double ratio = Median(methods_[0].ms) / Median(ms);
+    Json row = TimedRow("libtorch matmul f32", t, pool_->threads(), ms);
+    rows->Push(std::move(row.Set("ratio_to_exact", ratio)));
+    std::snprintf(line, sizeof(line), "  %6.2f x as fast as exact\n", ratio);
+    *text += TimedLine("libtorch matmul f32", t, ms) + line;
     return Status::Ok();
   }
 
@@ -276,21 +275,9 @@ class AttentionBench {
       return Status::Ok();
     };
     PQCACHE_ASSIGN_OR_RETURN(const auto ms, TimeHeads(work));
-    rows->Push(Row("encode + tables", ms));
-    char line[160];
-    std::snprintf(line, sizeof(line), "%9lld tokens  %-19s %9.3f ms (best %.3f)\n",
-                  static_cast<long long>(tokens()), "encode + tables", Median(ms),
-                  Percentile(ms, 0));
-    *text += line;
+    rows->Push(TimedRow("encode + tables", tokens(), pool_->threads(), ms));
+    *text += TimedLine("encode + tables", tokens(), ms) + "\n";
     return Status::Ok();
-  }
-
-  Json Row(const std::string& name, const std::vector<double>& ms) const {
-    Json row;
-    row.Set("name", name).Set("ctx", tokens()).Set("threads", pool_->threads());
-    row.Set("ms", Median(ms)).Set("ms_best", Percentile(ms, 0));
-    row.Set("ms_p90", Percentile(ms, 0.9));
-    return row;
   }
 
   struct StepBytes {
@@ -317,18 +304,15 @@ class AttentionBench {
     const double limit_ms = 1e3 * (bytes.sequential / (1e9 * o_.ceilings.sequential_gb_per_second) +
                                    bytes.random / (1e9 * o_.ceilings.random_gb_per_second));
     const double share = limit_ms / ms;
-    Json row = Row(method.name, method.ms);
+    Json row = TimedRow(method.name, tokens(), pool_->threads(), method.ms);
     row.Set("ratio_to_exact", exact / ms).Set("share_of_byte_limit", share);
     row.Set("bytes", bytes.sequential + bytes.random);
     rows->Push(std::move(row));
     char line[160];
     std::snprintf(line, sizeof(line),
-                  "%9lld tokens  %-19s %9.3f ms (best %.3f)  %6.2f x as fast as exact  %8.2f MB, "
-                  "%3.0f %% of the byte limit\n",
-                  static_cast<long long>(tokens()), method.name.c_str(), ms,
-                  Percentile(method.ms, 0), exact / ms, (bytes.sequential + bytes.random) / 1e6,
-                  100 * share);
-    *text += line;
+                  "  %6.2f x as fast as exact  %8.2f MB, %3.0f %% of the byte limit\n", exact / ms,
+                  (bytes.sequential + bytes.random) / 1e6, 100 * share);
+    *text += TimedLine(method.name, tokens(), method.ms) + line;
   }
 
   const AttentionBenchOptions o_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <thread>
 
 #include "pqcache/base/isa.h"
 #include "tools/bench_attention.h"
@@ -59,8 +58,7 @@ class BenchAttentionCommand : public Command {
     options_.page_tokens = static_cast<int>(page_tokens_);
     options_.rounds = static_cast<int>(rounds_);
     options_.seed = static_cast<uint64_t>(seed_);
-    ThreadPool pool(static_cast<int>(
-        threads_ > 0 ? threads_ : std::max<int64_t>(1, std::thread::hardware_concurrency())));
+    ThreadPool pool(ThreadsOf(threads_));
     options_.ceilings = MeasureReadCeilings(&pool, 4 * dim_);
     Report report;
     Json machine = DescribeMachine(MeasureCeilings());

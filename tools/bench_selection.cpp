@@ -9,6 +9,7 @@
 #include "pqcache/index/best_codes.h"
 #include "tools/medians.h"
 #include "tools/stopwatch.h"
+#include "tools/timed_rows.h"
 #include "train/faiss_selection.h"
 
 namespace pqcache::tools {
@@ -143,18 +144,14 @@ class SelectionBench {
   }
 
   void Describe(const Selector& selector, Json* rows, std::string* text) const {
-    const double ms = Median(selector.ms), own = Median(selectors_[0].ms);
-    Json row;
-    row.Set("name", selector.name).Set("ctx", cache_.tokens(0)).Set("threads", pool_->threads());
-    row.Set("k", o_.k).Set("ms", ms).Set("ms_best", Percentile(selector.ms, 0));
-    row.Set("ms_p90", Percentile(selector.ms, 0.9)).Set("times_own", ms / own);
+    const int64_t ctx = cache_.tokens(0);
+    const double times = Median(selector.ms) / Median(selectors_[0].ms);
+    Json row = TimedRow(selector.name, ctx, pool_->threads(), selector.ms);
+    row.Set("k", o_.k).Set("times_own", times);
     rows->Push(std::move(row));
-    char line[160];
-    std::snprintf(line, sizeof(line),
-                  "%9lld tokens  %-22s %9.3f ms (best %.3f)  %6.2f x as long as own\n",
-                  static_cast<long long>(cache_.tokens(0)), selector.name.c_str(), ms,
-                  Percentile(selector.ms, 0), ms / own);
-    *text += line;
+    char line[64];
+    std::snprintf(line, sizeof(line), "  %6.2f x as long as own\n", times);
+    *text += TimedLine(selector.name, ctx, selector.ms) + line;
   }
 
   const KvCache& cache_;

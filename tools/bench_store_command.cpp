@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <thread>
 
 #include "tools/bench_decode.h"
 #include "tools/bench_machine.h"
@@ -53,8 +52,7 @@ class BenchStoreCommand : public Command {
     options_.kv_heads = static_cast<int>(kv_heads_);
     options_.rounds = static_cast<int>(rounds_);
     options_.seed = static_cast<uint64_t>(model_.seed);
-    options_.threads = static_cast<int>(
-        model_.threads > 0 ? model_.threads : std::max(1u, std::thread::hardware_concurrency()));
+    options_.threads = ThreadsOf(model_.threads);
     const MachineCeilings ceilings = MeasureCeilings();
     options_.ceilings = ceilings;
     Report report;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <thread>
 
 #include "pqcache/base/random.h"
 #include "tools/bench_machine.h"
@@ -43,8 +42,7 @@ class BenchTrainCommand : public Command {
   }
 
   Result<Report> Run(bool) override {
-    ThreadPool pool(static_cast<int>(
-        threads_ > 0 ? threads_ : std::max<int64_t>(1, std::thread::hardware_concurrency())));
+    ThreadPool pool(ThreadsOf(threads_));
     // So many that no thread is idle.
     const int64_t threads = pool.threads();
     sample_ = std::min(heads_, (sample_ + threads - 1) / threads * threads);

@@ -55,8 +55,13 @@ Status ModelFlags::Prepare() {
   }
   PQCACHE_RETURN_IF_ERROR(CheckRange("--threads", threads, 0, 1024));
   PQCACHE_ASSIGN_OR_RETURN(compute, attention::ParseComputeDType(dtype));
-  if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+  threads = ThreadsOf(threads);
   return Status::Ok();
+}
+
+int ThreadsOf(int64_t threads) {
+  if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+  return static_cast<int>(threads);
 }
 
 Result<Model> LoadModel(const ModelFlags& flags) {

@@ -44,6 +44,9 @@ Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec, storage::O
 // Says of damage what can be done about it.
 Status AdviseRepair(const Status& status, const std::string& store_spec);
 
+// What a flag --threads means: 0 is one per core.
+int ThreadsOf(int64_t threads);
+
 // A loaded model with its threads; the pool outlives the decoder.
 struct Model {
   std::unique_ptr<ThreadPool> pool;

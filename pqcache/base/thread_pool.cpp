@@ -34,7 +34,7 @@ struct ThreadPool::Impl {
   const std::function<void(int64_t, int)>* job = nullptr;
   int64_t job_size = 0;
   std::atomic<int64_t> next{0};
-  std::atomic<uint64_t> generation{0};  // changed and waited for under the mutex
+  std::atomic<uint64_t> generation{0};  // changed under the mutex
   std::atomic<int> running{0};          // workers that are not done yet
   std::atomic<bool> stop{false};
 

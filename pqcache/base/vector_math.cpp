@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "pqcache/base/half.h"
@@ -102,6 +103,26 @@ PQCACHE_VECTOR_CLONES float MaxOf(const float* x, int64_t n) {
 PQCACHE_VECTOR_CLONES float MinOf(const float* x, int64_t n) {
   constexpr float kHighest = std::numeric_limits<float>::infinity();
   return BestOf(x, n, kHighest, [](auto a, auto b) { return a < b ? a : b; });
+}
+
+double LogAddExp(double a, double b) {
+  const double high = std::max(a, b);
+  if (std::isinf(high)) return high;
+  return high + std::log1p(std::exp(std::min(a, b) - high));
+}
+
+double LogSumExp(const float* x, int64_t n) {
+  constexpr int64_t kPart = 1024;
+  const float high = MaxOf(x, n);
+  if (std::isinf(high)) return high;
+  double sum = 0;
+  for (int64_t i = 0; i < n; i += kPart) {
+    float part[kPart];
+    const int64_t count = std::min(kPart, n - i);
+    std::copy_n(x + i, count, part);
+    sum += ExpInPlace(part, count, high);
+  }
+  return high + std::log(sum);
 }
 
 PQCACHE_VECTOR_CLONES bool AllFinite(const float* x, int64_t n) {

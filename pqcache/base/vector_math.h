@@ -23,6 +23,11 @@ void AddScaled(float a, const float* x, int64_t n, float* y);
 // 0, those above 88 count as 88 (results stay finite), NaN stays NaN.
 float ExpInPlace(float* x, int64_t n, float shift);
 
+// log(sum of exp(x[i])); the exponentials are floats, their sum is not. -infinity for n = 0.
+double LogSumExp(const float* x, int64_t n);
+// log(exp(a) + exp(b)).
+double LogAddExp(double a, double b);
+
 // Largest element; -infinity for n = 0; NaNs are ignored.
 float MaxOf(const float* x, int64_t n);
 

@@ -51,17 +51,16 @@ PQCACHE_VECTOR_CLONES void RaiseRanks(const uint16_t* sums, int64_t n, float bas
   }
 }
 
-// Uses the scores up.
-double LogSumExp(std::vector<float>* scores) {
-  const auto n = std::ssize(*scores);
-  if (n == 0) return kNothing;
-  const float high = MaxOf(scores->data(), n);
-  return high + std::log(double{ExpInPlace(scores->data(), n, high)});
-}
-
-double LogAdd(double a, double b) {
-  const double high = std::max(a, b);
-  return high == kNothing ? high : high + std::log1p(std::exp(std::min(a, b) - high));
+// Places [0, n) of which keep(i) holds. Does not branch on it, which could not be predicted.
+template <typename Keep>
+void KeepPlaces(size_t n, const Keep& keep, std::vector<size_t>* places) {
+  places->resize(n + 1);  // one more, for what is not kept in the end
+  size_t kept = 0;
+  for (size_t i = 0; i < n; ++i) {
+    (*places)[kept] = i;
+    kept += keep(i) ? 1 : 0;
+  }
+  places->resize(kept);
 }
 
 }  // namespace
@@ -173,8 +172,8 @@ void BestCodes::SetThresholds(const BestCodesRequest& r, int64_t rank) {
   for (Query& query : queries_) {
     Scores(query.sample.data(), sampled, query.base, query.step, floats_.data());
     const double rows = static_cast<double>(r.end - r.begin);
-    query.lse =
-        static_cast<float>(LogSumExp(&floats_) + std::log(rows / static_cast<double>(sampled)));
+    query.lse = static_cast<float>(LogSumExp(floats_.data(), std::ssize(floats_)) +
+                                   std::log(rows / static_cast<double>(sampled)));
     RaiseRanks(query.sample.data(), sampled, query.base, query.step, query.lse, ranks_.data());
   }
   const float limit = KthLargest(ranks_.data(), sampled, rank, &scratch_);
@@ -255,20 +254,17 @@ void BestCodes::WeighRest(int64_t rows, const Search& search) {
   for (int q = 0; q < t.queries; ++q) {
     RaiseWorth(queries[q].sample.data(), std::ssize(worth_), t.offsets[q], worth_.data());
   }
-  left_.resize(worth_.size() + 1);
-  size_t sampled = 0;
-  for (size_t i = 0; i < worth_.size(); ++i) {
-    left_[sampled] = i;
-    sampled += worth_[i] < t.least ? 1 : 0;
-  }
-  left_.resize(sampled);
+  KeepPlaces(
+      worth_.size(), [&](size_t i) { return worth_[i] < t.least; }, &left_);
+  const size_t sampled = left_.size();
   for (int q = 0; q < t.queries; ++q) {
     Query& query = queries[q];
     if (rest == 0) {
       query.rest_lse = kNothing;
     } else if (sampled > 0) {
       TakeScores(query, query.sample);
-      query.rest_lse = LogSumExp(&floats_) + std::log(rest / static_cast<double>(sampled));
+      query.rest_lse = LogSumExp(floats_.data(), std::ssize(floats_)) +
+                       std::log(rest / static_cast<double>(sampled));
     } else {  // no more than if all had the best score that is left
       query.rest_lse = query.Score(std::max(0, t.least - 1 - t.offsets[q])) + std::log(rest);
     }
@@ -300,7 +296,8 @@ void BestCodes::Rank(const Search& search, std::vector<float>* ranks) {
     Query& query = queries_[static_cast<size_t>(search.first + q)];
     floats_.resize(search.size);
     Scores(query.found.data(), found, query.base, query.step, floats_.data());
-    query.lse = static_cast<float>(LogAdd(LogSumExp(&floats_), query.rest_lse));
+    query.lse = static_cast<float>(
+        LogAddExp(LogSumExp(floats_.data(), std::ssize(floats_)), query.rest_lse));
     RaiseRanks(query.found.data(), found, query.base, query.step, query.lse, ranks->data());
   }
 }
@@ -352,18 +349,14 @@ bool BestCodes::SelectTogether(const BestCodesRequest& r, std::vector<int64_t>* 
 // Of the rows that are found and not in the list.
 void BestCodes::WeighUnselected(const Search& search, const std::vector<int64_t>& list) {
   for (const int64_t row : list) selected_[static_cast<size_t>(row)] = 1;
-  left_.resize(search.size + 1);
-  size_t left = 0;
-  for (size_t i = 0; i < search.size; ++i) {
-    left_[left] = i;
-    left += selected_[search.rows[i]] == 0 ? 1 : 0;
-  }
-  left_.resize(left);
+  KeepPlaces(
+      search.size, [&](size_t i) { return selected_[search.rows[i]] == 0; }, &left_);
   for (const int64_t row : list) selected_[static_cast<size_t>(row)] = 0;
   for (int q = 0; q < search.threshold.queries; ++q) {
     Query& query = queries_[static_cast<size_t>(search.first + q)];
     TakeScores(query, query.found);
-    query.unselected_lse = static_cast<float>(LogAdd(LogSumExp(&floats_), query.rest_lse));
+    query.unselected_lse = static_cast<float>(
+        LogAddExp(LogSumExp(floats_.data(), std::ssize(floats_)), query.rest_lse));
   }
 }
 

@@ -184,17 +184,21 @@ const uint8_t* FirstBlock(const ScanTask& task) {
   return task.codes + task.block * BlockBytes(*task.tables);
 }
 
-template <int kQueries>
-PQCACHE_AVX512 inline void Scan4Queries(const ScanTask& task, uint16_t* sums) {
+// As many blocks at a time as kScanMany takes, the rest one by one.
+using ScanSome = void (*)(const QuantisedTables&, const uint8_t*, int64_t, uint16_t*);
+template <int kMany, ScanSome kScanMany, ScanSome kScanOne>
+void ScanInParts(const ScanTask& task, uint16_t* sums) {
   const int64_t step = task.stride * BlockBytes(*task.tables);
-  int b = 0;
-  for (; b + 2 <= task.count; b += 2) {
-    Scan4Blocks<2, kQueries>(*task.tables, FirstBlock(task) + b * step, step, sums + b * kTokens);
-  }
-  if (b < task.count) {
-    Scan4Blocks<1, kQueries>(*task.tables, FirstBlock(task) + b * step, step, sums + b * kTokens);
+  for (int b = 0; b < task.count;) {
+    const bool many = b + kMany <= task.count;
+    (many ? kScanMany : kScanOne)(*task.tables, FirstBlock(task) + b * step, step,
+                                  sums + b * kTokens);
+    b += many ? kMany : 1;
   }
 }
+
+template <int kQueries>
+constexpr auto Scan4Queries = ScanInParts<2, Scan4Blocks<2, kQueries>, Scan4Blocks<1, kQueries>>;
 
 template <int kQueries>
 PQCACHE_AVX2 inline void Scan4Halves(const ScanTask& task, uint16_t* sums) {
@@ -232,28 +236,16 @@ PQCACHE_AVX2 void Scan4Avx2(const ScanTask& task, uint16_t* sums) {
   task.tables->queries == 1 ? Scan4Halves<1>(task, sums) : Scan4Halves<kScanQueries>(task, sums);
 }
 
-PQCACHE_AVX512 void Scan4Avx512(const ScanTask& task, uint16_t* sums) {
+void Scan4Avx512(const ScanTask& task, uint16_t* sums) {
   task.tables->queries == 1 ? Scan4Queries<1>(task, sums) : Scan4Queries<kScanQueries>(task, sums);
 }
 
-PQCACHE_AVX512 void Scan8Avx512(const ScanTask& task, uint16_t* sums) {
-  const int64_t step = task.stride * BlockBytes(*task.tables);
-  if (task.count == kScanBlocks) {
-    return Scan8Pairs<kScanBlocks>(*task.tables, FirstBlock(task), step, sums);
-  }
-  for (int b = 0; b < task.count; ++b) {
-    Scan8Pairs<1>(*task.tables, FirstBlock(task) + b * step, step, sums + b * kTokens);
-  }
+void Scan8Avx512(const ScanTask& task, uint16_t* sums) {
+  ScanInParts<kScanBlocks, Scan8Pairs<kScanBlocks>, Scan8Pairs<1>>(task, sums);
 }
 
-PQCACHE_VBMI void Scan8Vbmi(const ScanTask& task, uint16_t* sums) {
-  const int64_t step = task.stride * BlockBytes(*task.tables);
-  if (task.count == kScanBlocks) {
-    return Scan8Blocks<kScanBlocks>(*task.tables, FirstBlock(task), step, sums);
-  }
-  for (int b = 0; b < task.count; ++b) {
-    Scan8Blocks<1>(*task.tables, FirstBlock(task) + b * step, step, sums + b * kTokens);
-  }
+void Scan8Vbmi(const ScanTask& task, uint16_t* sums) {
+  ScanInParts<kScanBlocks, Scan8Blocks<kScanBlocks>, Scan8Blocks<1>>(task, sums);
 }
 
 PQCACHE_AVX2 void AtLeastAvx2(const ScanThreshold& t, const uint16_t* sums, uint64_t* bits) {

@@ -16,26 +16,6 @@
 namespace pqcache {
 namespace {
 
-double LogAddExp(double a, double b) {
-  const double high = std::max(a, b);
-  if (std::isinf(high)) return high;
-  return high + std::log1p(std::exp(std::min(a, b) - high));
-}
-
-double LogSumExp(const float* x, int64_t n) {
-  constexpr int64_t kPart = 1024;
-  const float high = MaxOf(x, n);
-  if (std::isinf(high)) return high;
-  double sum = 0;
-  for (int64_t i = 0; i < n; i += kPart) {
-    float part[kPart];
-    const int64_t count = std::min(kPart, n - i);
-    std::copy_n(x + i, count, part);
-    sum += ExpInPlace(part, count, high);
-  }
-  return high + std::log(sum);
-}
-
 // combined [N] = max over the group of score - total of the head, for totals [G].
 void CombineGroup(const SelectionRequest& r, const std::vector<double>& totals,
                   std::vector<float>* combined) {
