@@ -24,6 +24,7 @@ RULES = {
     "attention/model": (["pqcache/base"], []),
     "attention/tokenizer": (["pqcache/base"], ["utf8proc.h"]),
     "attention/kernels": (["pqcache/base"], ["cuda"]),
+    "attention/gpu": (["pqcache/base", "pqcache/index", "pqcache/policy", "attention/kernels"], []),
     "attention/torch": (["pqcache/base", "attention"],
                         ["ATen/", "c10/", "omp.h", "torch/version.h"]),
     "attention/decoder": (["pqcache", "attention", "attention/model", "attention/torch"], []),

@@ -61,6 +61,8 @@ class HeadCodebook {
   std::span<const float> centroids() const { return parts_.centroids; }
   std::span<const float> key_transform() const { return parts_.key_transform; }
   std::span<const float> query_transform() const { return parts_.query_transform; }
+  // [M, K] half the squared lengths of the centroids.
+  std::span<const float> half_norms() const { return half_norms_; }
 
   // codes [N, M], one byte a sub-space, of keys [N, D]. A tie goes to the lower centroid.
   void Encode(int64_t n, const float* keys, uint8_t* codes) const;
@@ -75,7 +77,7 @@ class HeadCodebook {
   void EncodeBlock(const float* keys, uint8_t* codes) const;
   Parts parts_;
   std::vector<float> transposed_;  // [M, D/M, K] the centroids once more, for loops over K
-  std::vector<float> half_norms_;  // [M, K] half squared lengths
+  std::vector<float> half_norms_;  // [M, K]
 };
 
 // Of a whole model.

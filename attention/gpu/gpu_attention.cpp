@@ -1,0 +1,133 @@
+#include "attention/gpu/gpu_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "attention/kernels/append_tokens.h"
+
+namespace pqcache::attention {
+namespace {
+
+// Device memory, zeros.
+Result<GpuBuffer> Zeros(size_t bytes) {
+  PQCACHE_ASSIGN_OR_RETURN(GpuBuffer buffer, GpuBuffer::Allocate(MemoryKind::kDevice, bytes));
+  PQCACHE_RETURN_IF_ERROR(FillBytes(buffer.data(), 0, bytes, nullptr));
+  PQCACHE_RETURN_IF_ERROR(WaitFor(nullptr));
+  return buffer;
+}
+
+}  // namespace
+
+GpuAttention::GpuAttention(GpuAttentionOptions options, GpuKvCache* cache, Choice choice)
+    : options_(std::move(options)), cache_(cache), choice_(choice) {}
+
+Result<std::unique_ptr<GpuAttention>> GpuAttention::Create(GpuAttentionOptions options,
+                                                           GpuKvCache* cache) {
+  const SelectionPolicy& policy = *options.policy;
+  Choice choice = Choice::kBest;
+  if (policy.attends_all()) {
+    choice = Choice::kAll;
+  } else if (policy.score_source() == ScoreSource::kNone) {
+    choice = Choice::kNone;
+  } else if (!policy.selects_best() || policy.codes_only() ||
+             policy.score_source() != ScoreSource::kCodes) {
+    return Status::Unsupported("this policy has no GPU kernels; those that have: exact, recent, pq");
+  } else if (cache->codebooks(0) == nullptr) {
+    return Status::InvalidArgument("the policy scores codes, but there are no codebooks");
+  }
+  if (options.budget.mass > 0) {
+    return Status::Unsupported("a budget of mass has no GPU kernel, expected tokens or a ratio");
+  }
+  std::unique_ptr<GpuAttention> attention(
+      new GpuAttention(std::move(options), cache, choice));
+  PQCACHE_RETURN_IF_ERROR(attention->Allocate());
+  return attention;
+}
+
+int GpuAttention::lists() const {
+  const GpuKvCacheOptions& o = cache_->options();
+  return o.batch * (options_.per_head ? options_.heads : o.kv_heads);
+}
+
+Status GpuAttention::Allocate() {
+  const int64_t max_tokens = cache_->options().max_tokens;
+  if (choice_ == Choice::kBest) {
+    max_selected_ = static_cast<int>(
+        std::clamp<int64_t>(options_.budget.TokensFor(max_tokens), 1, max_tokens));
+    PQCACHE_ASSIGN_OR_RETURN(select_workspace_, Zeros(SelectWorkspaceBytes(SelectParams(0))));
+  }
+  // Also a policy without selection has lists, empty ones.
+  const size_t positions =
+      static_cast<size_t>(lists()) * static_cast<size_t>(std::max(1, max_selected_));
+  PQCACHE_ASSIGN_OR_RETURN(positions_, Zeros(positions * sizeof(int32_t)));
+  PQCACHE_ASSIGN_OR_RETURN(counts_, Zeros(static_cast<size_t>(lists()) * sizeof(int32_t)));
+  const auto rows = static_cast<size_t>(cache_->options().batch * options_.heads);
+  PQCACHE_ASSIGN_OR_RETURN(unselected_lse_, Zeros(rows * sizeof(float)));
+  PQCACHE_ASSIGN_OR_RETURN(decode_workspace_,
+                           Zeros(SparseDecodeWorkspaceBytes(DecodeParams(0))));
+  return Status::Ok();
+}
+
+SelectTokensParams GpuAttention::SelectParams(int layer) const {
+  SelectTokensParams p;
+  p.layer = cache_->layer(layer);
+  p.codebooks = *cache_->codebooks(layer);
+  p.window = cache_->options().window;
+  p.group = options_.heads / cache_->options().kv_heads;
+  p.per_head = options_.per_head;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(cache_->options().dim));
+  p.budget_tokens = options_.budget.tokens;
+  p.budget_ratio = options_.budget.ratio;
+  p.max_selected = max_selected_;
+  p.workspace = select_workspace_.data();
+  p.positions = positions_.as<int32_t>();
+  p.counts = counts_.as<int32_t>();
+  p.unselected_lse = unselected_lse_.as<float>();
+  return p;
+}
+
+SparseDecodeParams GpuAttention::DecodeParams(int layer) const {
+  SparseDecodeParams p;
+  p.layer = cache_->layer(layer);
+  p.window = cache_->options().window;
+  p.group = options_.heads / cache_->options().kv_heads;
+  p.per_head = options_.per_head;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(cache_->options().dim));
+  p.max_selected = max_selected_;
+  p.workspace = decode_workspace_.data();
+  if (choice_ != Choice::kAll && layer >= options_.dense_layers) {
+    p.positions = positions_.as<int32_t>();
+    p.counts = counts_.as<int32_t>();
+  }
+  return p;
+}
+
+Status GpuAttention::Step(int layer, const float* queries, const float* keys, const float* values,
+                          float* out, GpuStream stream) {
+  AppendTokensParams append;
+  append.layer = cache_->layer(layer);
+  append.codebooks = cache_->codebooks(layer);
+  append.keys = keys;
+  append.values = values;
+  PQCACHE_RETURN_IF_ERROR(AppendTokens(append, stream));
+  return Attend(layer, queries, out, stream);
+}
+
+Status GpuAttention::Select(int layer, const float* queries, GpuStream stream) {
+  if (choice_ != Choice::kBest || layer < options_.dense_layers) return Status::Ok();
+  SelectTokensParams params = SelectParams(layer);
+  params.queries = queries;
+  return SelectTokens(params, stream);
+}
+
+Status GpuAttention::Attend(int layer, const float* queries, float* out, GpuStream stream) {
+  PQCACHE_RETURN_IF_ERROR(Select(layer, queries, stream));
+  SparseDecodeParams params = DecodeParams(layer);
+  params.queries = queries;
+  params.out = out;
+  return SparseDecode(params, stream);
+}
+
+}  // namespace pqcache::attention

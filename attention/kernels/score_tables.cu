@@ -1,0 +1,365 @@
+// One block for each list: turns its queries, makes their tables of whole numbers (the same to the
+// bit as QuantisedTables::Set), scores a sample of the candidates in runs of 32 neighbours and
+// takes from it the worth above which enough candidates will be found.
+// Reads the transform, the centroids twice (the second time from cache) and the sampled codes.
+
+#include <cuda_runtime.h>
+
+#include "attention/kernels/block_reduce.cuh"
+#include "attention/kernels/code_sums.cuh"
+#include "attention/kernels/dispatch.cuh"
+#include "attention/kernels/launch.cuh"
+#include "attention/kernels/search_state.cuh"
+#include "attention/kernels/select_internal.h"
+#include "attention/kernels/vector_product.cuh"
+
+namespace pqcache::attention {
+namespace {
+
+constexpr int kThreads = 1024;
+constexpr int kWarps = kThreads / 32;
+constexpr int kSampledTokens = 4;  // of a thread
+constexpr int kSample = kThreads * kSampledTokens;
+// Fewer candidates are all collected.
+constexpr int kFewCandidates = 2 * kSample;
+constexpr int kMaxSubspaces = 64;
+constexpr int kBins = 1024;
+
+struct Shared {
+  float queries[kMaxQueries][128];  // turned and scaled
+  // Of the entries of a sub-space, as unsigned numbers in the same order.
+  unsigned low[kMaxSubspaces][kMaxQueries], high[kMaxSubspaces][kMaxQueries];
+  float base[kMaxQueries], range[kMaxQueries], lse[kMaxQueries];
+  int largest_sum[kMaxQueries], units[kMaxQueries];
+  float step;
+  float partial[kMaxQueries][kWarps];
+  int lowest[kWarps], highest[kWarps], ints[kWarps];
+  int bins[kBins];
+  int least;
+};
+
+__device__ unsigned Ordered(float x) {
+  const unsigned bits = __float_as_uint(x);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ float FromOrdered(unsigned x) {
+  return __uint_as_float(x & 0x80000000u ? x & 0x7fffffffu : ~x);
+}
+
+struct Most {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return b > a ? b : a;
+  }
+};
+struct Sum {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+__device__ int Quantised(float entry, float low, float inverse_step) {
+  return int(__fadd_rn(__fmul_rn(__fsub_rn(entry, low), inverse_step), 0.5f));
+}
+
+// Calls use(entry number, sub-space, query, score) for all entries of the tables.
+template <typename Use>
+__device__ void ForEntries(const float* centroids, int subspaces, int bits, int sub, int queries,
+                           const Shared& s, const Use& use) {
+  for (int e = threadIdx.x; e < subspaces << bits; e += kThreads) {
+    const int m = e >> bits;
+    const float* centroid = centroids + size_t(e) * sub;
+    float sums[kMaxQueries] = {};
+    for (int d = 0; d < sub; ++d) {
+      const float x = __ldg(centroid + d);
+#pragma unroll
+      for (int q = 0; q < kMaxQueries; ++q) {
+        if (q < queries) sums[q] = __fadd_rn(sums[q], __fmul_rn(s.queries[q][m * sub + d], x));
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < kMaxQueries; ++q) {
+      if (q < queries) use(e, m, q, sums[q]);
+    }
+  }
+}
+
+// Of a list with its own queries [queries, D] and KV head. Half a warp has a row of the transform
+// for all queries; sums are those of DotByHalfWarp.
+template <int kDim>
+__device__ void TurnQueries(const SelectTokensParams& p, const float* list, int queries, int head,
+                            Shared* s) {
+  if (p.codebooks.query_transform == nullptr) {
+    for (int i = threadIdx.x; i < queries * kDim; i += kThreads) {
+      s->queries[i / kDim][i % kDim] = __fmul_rn(list[i], p.scale);
+    }
+    return;
+  }
+  constexpr int kOfLane = kDim / 16, kRows = (kDim * 16 + kThreads - 1) / kThreads;
+  const int lane = threadIdx.x % 16;
+  const float* transform = p.codebooks.query_transform + size_t(head) * kDim * kDim;
+  float rows[kRows][kOfLane];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < kOfLane; ++i) {
+      const int d = r * (kThreads / 16) + threadIdx.x / 16;
+      rows[r][i] = __ldg(transform + d * kDim + i * 16 + lane);
+    }
+  }
+  for (int q = 0; q < queries; ++q) {
+    float x[kOfLane];
+#pragma unroll
+    for (int i = 0; i < kOfLane; ++i) x[i] = __ldg(list + q * kDim + i * 16 + lane);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) sum = __fadd_rn(sum, __fmul_rn(x[i], rows[r][i]));
+      sum = SumOfHalfWarp(sum);
+      if (lane == 0) {
+        s->queries[q][r * (kThreads / 16) + threadIdx.x / 16] = __fmul_rn(sum, p.scale);
+      }
+    }
+  }
+}
+
+// One step for all queries: the widest range of a sub-space over the largest entry.
+__device__ void SetSteps(const GpuCodebooks& c, int queries, Shared* s) {
+  const int q = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (q < queries) {
+    float range = 1e-30f;
+    for (int m = lane; m < c.subspaces; m += 32) {
+      range = fmaxf(range, __fsub_rn(FromOrdered(s->high[m][q]), FromOrdered(s->low[m][q])));
+    }
+    range = JoinWarp(range, Most());
+    if (lane == 0) s->range[q] = range;
+    float base = 0;  // one after the other, as on the CPU
+    if (lane == 0) {
+#pragma unroll 8
+      for (int m = 0; m < c.subspaces; ++m) base = __fadd_rn(base, FromOrdered(s->low[m][q]));
+      s->base[q] = base;
+    }
+  }
+  __syncthreads();
+  float range = s->range[0];
+  for (int i = 1; i < queries; ++i) range = fmaxf(range, s->range[i]);
+  const float step = range / float(min(127, 32767 / c.subspaces));
+  if (threadIdx.x == 0) s->step = step;
+  if (q < queries) {
+    int sum = 0;
+    for (int m = lane; m < c.subspaces; m += 32) {
+      sum += Quantised(FromOrdered(s->high[m][q]), FromOrdered(s->low[m][q]), 1.0f / step);
+    }
+    sum = JoinWarp(sum, Sum());
+    if (lane == 0) s->largest_sum[q] = sum;
+  }
+  __syncthreads();
+}
+
+// Log-sum-exp of every query's scores, from the sums of the sample.
+template <int kWords>
+__device__ void EstimateLse(const uint32_t (&sums_02)[kSampledTokens][kWords],
+                            const uint32_t (&sums_13)[kSampledTokens][kWords], int queries,
+                            float rows_of_each, Shared* s) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  Exponentials<kWords> exponentials(s->step, s->largest_sum, queries);
+#pragma unroll
+  for (int i = 0; i < kSampledTokens; ++i) exponentials.Add(sums_02[i], sums_13[i]);
+#pragma unroll
+  for (int q = 0; q < kWordQueries * kWords; ++q) {
+    const float sum = JoinWarp(exponentials.sums[q], Sum());
+    if (lane == 0) s->partial[q][warp] = sum;
+  }
+  __syncthreads();
+  if (warp < queries) {
+    const float sum = JoinWarp(s->partial[warp][lane], Sum());
+    if (lane == 0) {
+      s->lse[warp] =
+          LseOf(sum * rows_of_each, s->base[warp], s->step, s->largest_sum[warp]);
+    }
+  }
+  __syncthreads();
+}
+static_assert(kWarps == 32, "a lane for each warp");
+
+// The worth that `rank` of the sampled candidates have, or a little less.
+__device__ int FindLeast(const int (&worth)[kSampledTokens], int rank, Shared* s) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int lowest = worth[0], highest = worth[0];
+  for (int i = 1; i < kSampledTokens; ++i) {
+    lowest = min(lowest, worth[i]);
+    highest = max(highest, worth[i]);
+  }
+  lowest = __reduce_min_sync(~0u, lowest);
+  highest = __reduce_max_sync(~0u, highest);
+  if (lane == 0) s->lowest[warp] = lowest, s->highest[warp] = highest;
+  s->bins[threadIdx.x] = 0;
+  __syncthreads();
+  lowest = __reduce_min_sync(~0u, s->lowest[lane]);
+  highest = __reduce_max_sync(~0u, s->highest[lane]);
+  int shift = 0;
+  while ((highest - lowest) >> shift >= kBins) ++shift;
+  for (int i = 0; i < kSampledTokens; ++i) {
+    atomicAdd(&s->bins[kBins - 1 - ((worth[i] - lowest) >> shift)], 1);
+  }
+  __syncthreads();
+  const int count = s->bins[threadIdx.x];
+  int total;
+  const int before = SumBefore(count, s->ints, &total);
+  if (before < rank && before + count >= rank) {
+    s->least = lowest + ((kBins - 1 - int(threadIdx.x)) << shift);
+  }
+  __syncthreads();
+  return s->least;
+}
+static_assert(kBins == kThreads, "a thread for each bin");
+
+template <int kDim, int kBits, int kBytes, int kWords>
+__global__ void __launch_bounds__(kThreads)
+    ScoreTablesKernel(SelectTokensParams p, SearchArrays arrays) {
+  __shared__ Shared s;
+  extern __shared__ uint32_t table[];  // [M * K, words]
+  const int list = blockIdx.x;
+  const int lists_of_head = p.per_head ? p.group : 1;
+  const int head = list / lists_of_head % p.layer.kv_heads;
+  const int sequence = list / lists_of_head / p.layer.kv_heads;
+  const int queries = p.per_head ? 1 : p.group;
+  const int sub = kDim / p.codebooks.subspaces;
+  const int entries = p.codebooks.subspaces << kBits;
+  const float* centroids = p.codebooks.centroids + size_t(head) * entries * sub;
+
+  for (int i = threadIdx.x; i < kMaxSubspaces * kMaxQueries; i += kThreads) {
+    (&s.low[0][0])[i] = ~0u;
+    (&s.high[0][0])[i] = 0;
+  }
+  // The sampled codes are on their way while the tables are made.
+  const int tokens = p.layer.tokens[sequence];
+  const int end = max(0, tokens - p.window.local_window);
+  const int begin = min(p.window.n_sink, end);
+  const int n = end - begin;
+  const bool many = n >= kFewCandidates;
+  KeyCodes<kBytes> codes[kSampledTokens];
+  if (many) {
+    const int first = (begin + 31) / 32, runs = end / 32 - first;
+#pragma unroll
+    for (int i = 0; i < kSampledTokens; ++i) {
+      const int run = i * kWarps + threadIdx.x / 32;
+      const int at = (first + int((long long)(run) * runs / (kSampledTokens * kWarps))) * 32 +
+                     threadIdx.x % 32;
+      const uint8_t* page =
+          p.layer.code_pages[size_t(sequence) * p.layer.max_pages + at / kGpuPageTokens];
+      codes[i] = LoadCodes<kBytes>(
+          page + (size_t(head) * kGpuPageTokens + at % kGpuPageTokens) * kBytes);
+    }
+  }
+  TurnQueries<kDim>(p, p.queries + size_t(list) * queries * kDim, queries, head, &s);
+  __syncthreads();
+  // Neighbouring threads have entries of one sub-space, so many as it has or as a warp has.
+  constexpr int kTogether = kBits == 8 ? 32 : 16;
+  ForEntries(centroids, p.codebooks.subspaces, kBits, sub, queries, s,
+             [&](int, int m, int q, float score) {
+               const unsigned mask = __activemask();
+               float low = score, high = score;
+               for (int distance = kTogether / 2; distance > 0; distance /= 2) {
+                 low = fminf(low, __shfl_xor_sync(mask, low, distance));
+                 high = fmaxf(high, __shfl_xor_sync(mask, high, distance));
+               }
+               if (threadIdx.x % kTogether == 0) {
+                 atomicMin(&s.low[m][q], Ordered(low));
+                 atomicMax(&s.high[m][q], Ordered(high));
+               }
+             });
+  __syncthreads();
+  SetSteps(p.codebooks, queries, &s);
+  const float inverse_step = 1.0f / s.step;
+  auto* bytes = reinterpret_cast<uint8_t*>(table);
+  for (int i = threadIdx.x; i < entries * kWords; i += kThreads) table[i] = 0;
+  __syncthreads();
+  ForEntries(centroids, p.codebooks.subspaces, kBits, sub, queries, s,
+             [&](int e, int m, int q, float score) {
+               bytes[e * 4 * kWords + q] =
+                   uint8_t(Quantised(score, FromOrdered(s.low[m][q]), inverse_step));
+             });
+  __syncthreads();
+  uint32_t* kept = arrays.tables + size_t(list) * entries * kWords;
+  for (int i = threadIdx.x; i < entries * kWords; i += kThreads) kept[i] = table[i];
+
+  const long long wanted_tokens =
+      p.budget_ratio > 0 ? llround(p.budget_ratio * tokens) : p.budget_tokens;
+  const int k = int(min(wanted_tokens, (long long)(min(n, p.max_selected))));
+  const float wanted = float(kSample) * k / max(n, 1);
+  const int rank = int(1.25f * wanted + 4 * sqrtf(wanted)) + 8;
+  int least = 0;
+  uint32_t offsets_02[kWords] = {}, offsets_13[kWords] = {};
+  if (many && rank <= kSample) {
+    uint32_t sums_02[kSampledTokens][kWords], sums_13[kSampledTokens][kWords];
+#pragma unroll
+    for (int i = 0; i < kSampledTokens; ++i) {
+      SumEntries<kBits, kBytes, kWords>(reinterpret_cast<const char*>(table), codes[i], sums_02[i],
+                                        sums_13[i]);
+    }
+    if (queries > 1) {
+      EstimateLse<kWords>(sums_02, sums_13, queries, float(n) / kSample, &s);
+      if (threadIdx.x == 0) SetOffsets(s.base, s.lse, queries, s.step, s.units);
+      __syncthreads();
+      for (int q = 0; q < queries; ++q) {
+        const uint32_t offset = uint32_t((s.units[q] + kRankUnits / 2) / kRankUnits)
+                                << (q % 4 < 2 ? 0 : 16);
+        (q % 2 == 0 ? offsets_02 : offsets_13)[q / 4] |= offset;
+      }
+    }
+    int worth[kSampledTokens];
+#pragma unroll
+    for (int i = 0; i < kSampledTokens; ++i) {
+      worth[i] = 0;
+      for (int j = 0; j < kWords; ++j) {
+        const uint32_t pair = __vmaxu2(__vadd2(sums_02[i][j], offsets_02[j]),
+                                       __vadd2(sums_13[i][j], offsets_13[j]));
+        worth[i] = max(worth[i], max(LowHalf(pair), HighHalf(pair)));
+      }
+    }
+    least = FindLeast(worth, rank, &s);
+  }
+  if (threadIdx.x == 0) {
+    Search& search = arrays.searches[list];
+    search.begin = begin;
+    search.end = end;
+    search.k = k;
+    search.least = least;
+    search.retry = 0;
+    search.step = s.step;
+    for (int q = 0; q < queries; ++q) {
+      search.base[q] = s.base[q];
+      search.largest_sum[q] = s.largest_sum[q];
+    }
+    for (int j = 0; j < kWords; ++j) {
+      search.offsets_02[j] = offsets_02[j];
+      search.offsets_13[j] = offsets_13[j];
+    }
+  }
+}
+
+template <int kDim, int kBits, int kBytes, int kWords>
+Status Launch(const SelectTokensParams& p, const SearchArrays& arrays, GpuStream stream) {
+  const size_t bytes = (size_t{4} * kWords * p.codebooks.subspaces) << kBits;
+  auto* kernel = ScoreTablesKernel<kDim, kBits, kBytes, kWords>;
+  PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, bytes));
+  kernel<<<arrays.lists, kThreads, bytes, stream>>>(p, arrays);
+  return LaunchStatus("score tables");
+}
+
+}  // namespace
+
+Status LaunchScoreTables(const SelectTokensParams& p, const SearchArrays& arrays,
+                         GpuStream stream) {
+  return DispatchCodes(p.codebooks.bits, p.layer.bytes_per_key, arrays.words,
+                       [&](auto bits, auto bytes, auto words) {
+                         return DispatchDim(p.layer.dim, [&](auto dim) {
+                           return Launch<dim(), bits(), bytes(), words()>(p, arrays, stream);
+                         });
+                       });
+}
+
+}  // namespace pqcache::attention

@@ -1,0 +1,112 @@
+#pragma once
+
+// What the two kernels of a selection hand on: score_tables.cu makes the tables and the first
+// threshold, scan_codes.cu collects and ranks. One search for each list.
+
+#include <cstdint>
+
+#include "attention/kernels/fast_exp2.cuh"
+#include "attention/kernels/select_tokens.h"
+
+namespace pqcache::attention {
+
+constexpr int kWordQueries = 4;        // queries whose entries share a word of a table
+constexpr int kMaxQueries = kMaxGpuGroup;  // of a list
+constexpr int kMaxTableWords = kMaxQueries / kWordQueries;
+constexpr int kRankUnits = 16;         // of a table step; offsets of ranks are rounded to them
+constexpr int kMaxOffset = 32767;      // table steps
+constexpr int kMaxSegments = 1024;     // warps of a scan of one list
+constexpr float kLog2E = 1.4426950408889634f;
+
+// Of one list. A query's score of a sum is base + step * sum.
+struct Search {
+  int begin, end, k;            // candidates, and how many are wanted
+  int least;                    // worth from which candidates are collected
+  int retry;                    // the scan has to run again with the values that are here now
+  unsigned blocks_done;         // of the scan that runs
+  float step;
+  float base[kMaxQueries];
+  int largest_sum[kMaxQueries];  // that the table allows
+  float lse[kMaxQueries];        // of all candidates' scores, after the scan
+  // worth = max over queries of sum + offset. Two queries of a word each: the first and third, the
+  // second and fourth.
+  uint32_t offsets_02[kMaxTableWords], offsets_13[kMaxTableWords];
+};
+
+// The workspace. A candidate that warp w of a scan collects is written behind those that it has
+// collected, beginning at w times the tokens of a warp: every one has room.
+struct SearchArrays {
+  Search* searches;       // [lists]
+  uint32_t* tables;       // [lists, M * K, words]
+  int* segment_counts;    // [lists, kMaxSegments]
+  float* exponentials;    // [lists, blocks, kMaxQueries] sums, of 2^(kExponent + ...), see Exponent
+  int* found_positions;   // [lists, capacity]
+  uint32_t* found_sums;   // [lists, capacity, 2 * words] two queries' each, as the offsets
+  uint32_t* keys;         // [lists, capacity] for ranks that shared memory cannot hold
+  int lists, words, capacity, blocks;
+};
+
+__device__ inline int LowHalf(uint32_t pair) { return int(pair & 0xffff); }
+__device__ inline int HighHalf(uint32_t pair) { return int(pair >> 16); }
+
+// Sum of query q, of a candidate's pairs.
+template <int kWords>
+__device__ int SumOf(const uint32_t (&sums_02)[kWords], const uint32_t (&sums_13)[kWords], int q) {
+  const uint32_t pair = q % 2 == 0 ? sums_02[q / 4] : sums_13[q / 4];
+  return q % 4 < 2 ? LowHalf(pair) : HighHalf(pair);
+}
+
+// Sums of exponentials of scores, of all queries of a list. They are taken of
+// (sum - largest_sum) * step * log2(e) + kExponent, so that a million of them cannot overflow and
+// scores far below the largest possible still count.
+template <int kWords>
+struct Exponentials {
+  static constexpr float kExponent = 100;
+  float factor;
+  float shifts[kWordQueries * kWords];
+  float sums[kWordQueries * kWords] = {};
+
+  __device__ Exponentials(float step, const int* largest_sums, int queries) {
+    factor = step * kLog2E;
+#pragma unroll
+    for (int q = 0; q < kWordQueries * kWords; ++q) {
+      shifts[q] = q < queries ? kExponent - factor * float(largest_sums[q]) : 0;
+    }
+  }
+  __device__ void Add(const uint32_t (&sums_02)[kWords], const uint32_t (&sums_13)[kWords]) {
+    constexpr uint32_t kTwoTo23 = 0x4b000000;
+#pragma unroll
+    for (int j = 0; j < kWords; ++j) {
+      AddOne(4 * j, __byte_perm(sums_02[j], kTwoTo23, 0x7610));
+      AddOne(4 * j + 1, __byte_perm(sums_13[j], kTwoTo23, 0x7610));
+      AddOne(4 * j + 2, __byte_perm(sums_02[j], kTwoTo23, 0x7632));
+      AddOne(4 * j + 3, __byte_perm(sums_13[j], kTwoTo23, 0x7632));
+    }
+  }
+
+ private:
+  __device__ void AddOne(int q, uint32_t bits) {
+    const float sum = __uint_as_float(bits) - 8388608.0f;  // bits are those of 2^23 + sum
+    sums[q] += FastExp2(fmaf(sum, factor, shifts[q]));
+  }
+};
+
+// Log-sum-exp of scores from their exponentials' sum.
+__device__ inline float LseOf(float exponentials, float base, float step, int largest_sum) {
+  const float log2 = log2f(fmaxf(exponentials, 1e-38f)) - Exponentials<1>::kExponent;
+  return base + step * float(largest_sum) + log2 / kLog2E;
+}
+
+// The offsets in table steps of shares base - lse of `queries`, and the smallest of them.
+__device__ inline float SetOffsets(const float* base, const float* lse, int queries, float step,
+                                   int* units) {
+  float origin = INFINITY;
+  for (int q = 0; q < queries; ++q) origin = fminf(origin, base[q] - lse[q]);
+  for (int q = 0; q < queries; ++q) {
+    const float steps = (base[q] - lse[q] - origin) / step;
+    units[q] = int(fminf(rintf(steps * kRankUnits), float(kMaxOffset * kRankUnits)));
+  }
+  return origin;
+}
+
+}  // namespace pqcache::attention

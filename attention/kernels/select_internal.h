@@ -1,0 +1,18 @@
+#pragma once
+
+// The two halves of a selection, for select_tokens.cu.
+
+#include "attention/kernels/select_tokens.h"
+
+namespace pqcache::attention {
+
+struct SearchArrays;
+
+// Tables of the queries and, from a sample of the candidates, the worth to collect from.
+Status LaunchScoreTables(const SelectTokensParams& params, const SearchArrays& arrays,
+                         GpuStream stream);
+// Collects and ranks; with `retry` those lists alone whose first scan did not suffice.
+Status LaunchScanCodes(const SelectTokensParams& params, const SearchArrays& arrays, bool retry,
+                       GpuStream stream);
+
+}  // namespace pqcache::attention

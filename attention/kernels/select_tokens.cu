@@ -1,0 +1,81 @@
+#include "attention/kernels/select_tokens.h"
+
+#include <algorithm>
+#include <string>
+
+#include "attention/kernels/launch.cuh"
+#include "attention/kernels/rank_found.cuh"
+#include "attention/kernels/search_state.cuh"
+#include "attention/kernels/select_internal.h"
+
+namespace pqcache::attention {
+namespace {
+
+// Blocks of a scan: enough for every multiprocessor, as many as there are segments for.
+constexpr int kScanBlocksOfGpu = 264;
+constexpr int kMaxBlocksOfList = kMaxSegments / (kRankThreads / 32);
+
+size_t Aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// Places the arrays behind `workspace`; gives the bytes that they take.
+size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays) {
+  const int queries = p.per_head ? 1 : p.group;
+  const size_t lists = size_t(p.layer.batch) * p.layer.kv_heads * (p.per_head ? p.group : 1);
+  const size_t words = (queries + kWordQueries - 1) / kWordQueries;
+  const size_t capacity = size_t(p.layer.max_pages) * kGpuPageTokens + 32;
+  const size_t blocks = std::clamp<size_t>(kScanBlocksOfGpu / std::max<size_t>(1, lists), 1,
+                                           kMaxBlocksOfList);
+  const size_t entries = size_t(p.codebooks.subspaces) << p.codebooks.bits;
+  size_t bytes = 0;
+  const auto place = [&](size_t n) {
+    char* at = workspace + bytes;
+    bytes += Aligned(n);
+    return at;
+  };
+  arrays->searches = reinterpret_cast<Search*>(place(lists * sizeof(Search)));
+  arrays->tables = reinterpret_cast<uint32_t*>(place(lists * entries * words * 4));
+  arrays->segment_counts = reinterpret_cast<int*>(place(lists * kMaxSegments * 4));
+  arrays->exponentials = reinterpret_cast<float*>(place(lists * blocks * kMaxQueries * 4));
+  arrays->found_positions = reinterpret_cast<int*>(place(lists * capacity * 4));
+  arrays->found_sums = reinterpret_cast<uint32_t*>(place(lists * capacity * words * 8));
+  arrays->keys = reinterpret_cast<uint32_t*>(place(lists * capacity * 4));
+  arrays->lists = int(lists);
+  arrays->words = int(words);
+  arrays->capacity = int(capacity);
+  arrays->blocks = int(blocks);
+  return bytes;
+}
+
+Status CheckShapes(const SelectTokensParams& p) {
+  if (p.group < 1 || p.group > kMaxGpuGroup) {
+    return Status::InvalidArgument(std::to_string(p.group) + " query heads share a KV head, " +
+                                   "expected 1 to " + std::to_string(kMaxGpuGroup) + " on a GPU");
+  }
+  const int dim = p.layer.dim, subspaces = p.codebooks.subspaces;
+  if (dim % 16 != 0 || dim > 256 || subspaces > 64 || subspaces * p.codebooks.bits % 64 != 0) {
+    return Status::InvalidArgument(
+        "codes " + std::to_string(subspaces) + "x" + std::to_string(p.codebooks.bits) +
+        " of head size " + std::to_string(dim) +
+        ", expected at most 64 sub-spaces, 8, 16 or 32 bytes and a multiple of 16 up to 256 on a "
+        "GPU");
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+size_t SelectWorkspaceBytes(const SelectTokensParams& params) {
+  SearchArrays arrays;
+  return Place(params, nullptr, &arrays);
+}
+
+Status SelectTokens(const SelectTokensParams& params, GpuStream stream) {
+  PQCACHE_RETURN_IF_ERROR(CheckShapes(params));
+  SearchArrays arrays;
+  Place(params, static_cast<char*>(params.workspace), &arrays);
+  PQCACHE_RETURN_IF_ERROR(LaunchScoreTables(params, arrays, stream));
+  PQCACHE_RETURN_IF_ERROR(LaunchScanCodes(params, arrays, false, stream));
+  return LaunchScanCodes(params, arrays, true, stream);
+}
+
+}  // namespace pqcache::attention

@@ -1,0 +1,37 @@
+#pragma once
+
+// Exact attention of one query token of each sequence to its sinks, its window and the tokens of a
+// list, or to all tokens: flash-decoding over gathered rows, in one launch.
+//
+// Products run on tensor cores in bfloat16 with float32 sums; queries and weights are split into
+// two bfloat16 numbers each, so that only the rows themselves are rounded.
+// Source of the method: Dao et al., "Flash-Decoding for long-context inference", 2023.
+
+#include "attention/kernels/gpu_types.h"
+#include "pqcache/base/status.h"
+
+namespace pqcache::attention {
+
+struct SparseDecodeParams {
+  GpuLayer layer;
+  GpuWindow window;
+  int group = 1;          // G
+  bool per_head = false;  // a list for each query head, else for each KV head
+  const float* queries = nullptr;  // [B, Hq, D]
+  float scale = 1;                 // of inner products
+  // As SelectTokens writes them; null: every token is attended.
+  const int32_t* positions = nullptr;  // [lists, max_selected]
+  const int32_t* counts = nullptr;     // [lists]
+  int max_selected = 0;
+  void* workspace = nullptr;  // SparseDecodeWorkspaceBytes, zeros before the first call
+  float* out = nullptr;       // [B, Hq, D]
+  float* lse = nullptr;       // [B, Hq] log-sum-exp of the logits; may be null
+};
+
+// Of the parameters only shapes are read.
+size_t SparseDecodeWorkspaceBytes(const SparseDecodeParams& params);
+
+// InvalidArgument for shapes that the kernels do not have, naming those they do.
+Status SparseDecode(const SparseDecodeParams& params, GpuStream stream);
+
+}  // namespace pqcache::attention

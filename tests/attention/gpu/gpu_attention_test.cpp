@@ -1,0 +1,354 @@
+#include "attention/gpu/gpu_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "attention/sdpa_reference.h"
+#include "pqcache/index/best_codes.h"
+#include "tests/attention/gpu/gpu_world.h"
+#include "tests/support/tolerances.h"
+
+namespace pqcache::attention {
+namespace {
+
+using namespace pqcache::testing;
+
+std::unique_ptr<GpuAttention> Attention(const GpuWorld& world, const char* policy,
+                                        SelectionBudget budget, bool per_head) {
+  GpuAttentionOptions options;
+  options.heads = world.heads();
+  options.policy = *CreatePolicy(policy);
+  options.budget = budget;
+  options.per_head = per_head;
+  auto made = GpuAttention::Create(std::move(options), world.cache.get());
+  PQCACHE_CHECK(made.ok(), made.status().message().c_str());
+  return *std::move(made);
+}
+
+std::vector<std::vector<int32_t>> Select(const GpuWorld& world, GpuAttention* attention) {
+  const auto queries = ToDevice(world.queries);
+  EXPECT_OK(attention->Select(0, queries.as<float>(), nullptr));
+  EXPECT_OK(WaitFor(nullptr));
+  const auto lists = static_cast<size_t>(attention->lists());
+  const auto room = static_cast<size_t>(attention->max_selected());
+  const auto counts = ToHost<int32_t>(attention->counts(), lists);
+  const auto positions = ToHost<int32_t>(attention->positions(), lists * room);
+  std::vector<std::vector<int32_t>> result;
+  for (size_t i = 0; i < lists; ++i) {
+    const auto first = positions.begin() + static_cast<std::ptrdiff_t>(i * room);
+    result.emplace_back(first, first + counts[i]);
+  }
+  return result;
+}
+
+float Scale(const GpuWorld& world) { return 1 / std::sqrt(static_cast<float>(world.dim())); }
+
+// By the definition of the header: every candidate's rank, in sixteenths of a step.
+class SlowSelection {
+ public:
+  SlowSelection(const GpuWorld& world, int b, int h) : world_(world) {
+    const PqShape& shape = world.shape.pq;
+    const int g = world.shape.group, k = shape.centroids();
+    const size_t table_size = static_cast<size_t>(shape.subspaces) * k;
+    std::vector<float> tables(g * table_size);
+    const HeadCodebook& codebook = world.set.heads[static_cast<size_t>(h)];
+    codebook.BuildTables(g, world.query(b, h * g), Scale(world), tables.data());
+    const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
+    begin_ = world.shape.window.n_sink;
+    end_ = tokens - world.shape.window.local_window;
+    // One step for all queries, as QuantisedTables has for kScanQueries of them.
+    std::vector<float> low(static_cast<size_t>(g * shape.subspaces)), base(static_cast<size_t>(g));
+    float range = 0;
+    for (int i = 0; i < g * shape.subspaces; ++i) {
+      const auto entries = tables.begin() + i * k;
+      low[i] = *std::min_element(entries, entries + k);
+      range = std::max(range, *std::max_element(entries, entries + k) - low[i]);
+      base[i / shape.subspaces] += low[i];
+    }
+    const float step = range / 127;
+    const PqIndex index = world.Index(b, h);
+    std::vector<uint8_t> codes(static_cast<size_t>(tokens * shape.subspaces));
+    index.CopyCodes(0, tokens, codes.data());
+    std::vector<std::vector<int>> sums(static_cast<size_t>(g));
+    std::vector<double> lse(static_cast<size_t>(g));
+    for (int q = 0; q < g; ++q) {
+      double total = 0;
+      for (int64_t t = begin_; t < end_; ++t) {
+        int sum = 0;
+        for (int m = 0; m < shape.subspaces; ++m) {
+          const int i = q * shape.subspaces + m;
+          const float entry = tables[i * k + codes[t * shape.subspaces + m]];
+          sum += static_cast<int>((entry - low[i]) * (1.0f / step) + 0.5f);
+        }
+        sums[q].push_back(sum);
+        total += std::exp(base[q] + double{step} * sum);
+      }
+      lse[q] = std::log(total);
+    }
+    double origin = base[0] - lse[0];
+    for (int q = 1; q < g; ++q) origin = std::min(origin, base[q] - lse[q]);
+    for (int64_t i = 0; i < end_ - begin_; ++i) {
+      double rank = 0;
+      for (int q = 0; q < g; ++q) {
+        rank = std::max(rank, sums[q][i] * 16 + std::rint((base[q] - lse[q] - origin) / step * 16));
+      }
+      ranks_.push_back(rank);
+    }
+  }
+
+  // Differences of a unit or two come from the log-sum-exp in float.
+  void ExpectBest(const std::vector<int32_t>& list, int64_t k) const {
+    ASSERT_EQ(std::ssize(list), k);
+    if (k == 0) return;
+    std::vector<double> sorted = ranks_;
+    std::sort(sorted.rbegin(), sorted.rend());
+    const double kth = sorted[static_cast<size_t>(k - 1)];
+    std::set<int32_t> chosen(list.begin(), list.end());
+    ASSERT_EQ(chosen.size(), list.size());
+    ASSERT_TRUE(std::is_sorted(list.begin(), list.end()));
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      const int64_t token = begin_ + static_cast<int64_t>(i);
+      if (chosen.contains(static_cast<int32_t>(token))) {
+        EXPECT_GE(ranks_[i], kth - 2) << "token " << token;
+      } else {
+        EXPECT_LE(ranks_[i], kth + 2) << "token " << token;
+      }
+    }
+  }
+
+ private:
+  const GpuWorld& world_;
+  int64_t begin_ = 0, end_ = 0;
+  std::vector<double> ranks_;
+};
+
+struct Case {
+  std::string name;
+  GpuWorldShape world;
+  SelectionBudget budget;
+};
+
+class GpuSelection : public ::testing::TestWithParam<Case> {};
+
+TEST_P(GpuSelection, CodesAreThoseOfTheCpu) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorld world(GetParam().world);
+  const int bytes = world.shape.pq.bytes_per_key();
+  const GpuLayer layer = world.cache->layer(0);
+  for (int b = 0; b < world.batch(); ++b) {
+    const auto pages = ToHost<uint8_t*>(layer.code_pages + b * layer.max_pages,
+                                        static_cast<size_t>(layer.max_pages));
+    for (int h = 0; h < world.shape.kv_heads; ++h) {
+      const PqIndex index = world.Index(b, h);
+      std::vector<uint8_t> expected(static_cast<size_t>(index.size() * bytes));
+      index.CopyPacked(0, index.size(), expected.data());
+      for (int64_t t = 0; t < index.size(); t += kGpuPageTokens) {
+        const auto found = ToHost<uint8_t>(pages[t / kGpuPageTokens] + h * kGpuPageTokens * bytes,
+                                           static_cast<size_t>(kGpuPageTokens * bytes));
+        const int64_t n = std::min<int64_t>(kGpuPageTokens, index.size() - t) * bytes;
+        ASSERT_TRUE(std::equal(found.begin(), found.begin() + n, expected.begin() + t * bytes))
+            << "sequence " << b << " head " << h << " page " << t / kGpuPageTokens;
+      }
+    }
+  }
+}
+
+TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorld world(GetParam().world);
+  const auto attention = Attention(world, "pq", GetParam().budget, true);
+  const auto lists = Select(world, attention.get());
+  BestCodes best;
+  std::vector<std::vector<int64_t>> expected;
+  for (int b = 0; b < world.batch(); ++b) {
+    const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
+    const int64_t begin = world.shape.window.n_sink;
+    for (int h = 0; h < world.shape.kv_heads; ++h) {
+      const PqIndex index = world.Index(b, h);
+      best.Select(index,
+                  {.g = world.shape.group,
+                   .queries = world.query(b, h * world.shape.group),
+                   .scale = Scale(world),
+                   .begin = begin,
+                   .end = tokens - world.shape.window.local_window,
+                   .k = GetParam().budget.TokensFor(tokens)},
+                  &expected);
+      for (int g = 0; g < world.shape.group; ++g) {
+        const auto& list =
+            lists[static_cast<size_t>((b * world.shape.kv_heads + h) * world.shape.group + g)];
+        std::vector<int32_t> want;
+        for (const int64_t i : expected[static_cast<size_t>(g)]) {
+          want.push_back(static_cast<int32_t>(begin + i));
+        }
+        EXPECT_EQ(list, want) << "sequence " << b << " head " << h << " query " << g;
+      }
+    }
+  }
+}
+
+TEST_P(GpuSelection, SharedListsHoldTheBestShares) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorld world(GetParam().world);
+  const auto attention = Attention(world, "pq", GetParam().budget, false);
+  for (int round = 0; round < 2; ++round) {  // a second time with the workspace as it is left
+    const auto lists = Select(world, attention.get());
+    for (int b = 0; b < world.batch(); ++b) {
+      const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
+      const int64_t k = std::min<int64_t>(
+          GetParam().budget.TokensFor(tokens),
+          tokens - world.shape.window.local_window - world.shape.window.n_sink);
+      for (int h = 0; h < world.shape.kv_heads; ++h) {
+        SCOPED_TRACE("sequence " + std::to_string(b) + " head " + std::to_string(h));
+        SlowSelection(world, b, h)
+            .ExpectBest(lists[static_cast<size_t>(b * world.shape.kv_heads + h)], k);
+      }
+    }
+  }
+}
+
+// Rows of the list, sinks and window by double precision.
+TEST_P(GpuSelection, OutputsAreThoseOfTheSelectedRows) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorld world(GetParam().world);
+  const auto queries = ToDevice(world.queries);
+  for (const bool per_head : {false, true}) {
+    for (const char* policy : {"pq", "exact", "recent"}) {
+      const std::string name(policy);
+      const auto attention = Attention(world, policy, GetParam().budget, per_head);
+      const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
+      EXPECT_OK(attention->Attend(0, queries.as<float>(), out.as<float>(), nullptr));
+      EXPECT_OK(WaitFor(nullptr));
+      const auto found = ToHost<float>(out.data(), world.queries.size());
+      const auto lists =
+          name == "pq" ? Select(world, attention.get()) : std::vector<std::vector<int32_t>>();
+      for (int b = 0; b < world.batch(); ++b) {
+        const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
+        for (int q = 0; q < world.heads(); ++q) {
+          const int h = q / world.shape.group;
+          std::vector<float> keys, values;
+          std::vector<bool> keep(static_cast<size_t>(tokens), name == "exact");
+          for (int64_t t = 0; t < tokens; ++t) {
+            keys.insert(keys.end(), world.key(b, t, h), world.key(b, t, h) + world.dim());
+            values.insert(values.end(), world.value(b, t, h), world.value(b, t, h) + world.dim());
+            if (t < world.shape.window.n_sink || t >= tokens - world.shape.window.local_window) {
+              keep[static_cast<size_t>(t)] = true;
+            }
+          }
+          if (name == "pq") {
+            const int list = per_head ? b * world.heads() + q : b * world.shape.kv_heads + h;
+            for (const int32_t t : lists[static_cast<size_t>(list)]) keep[static_cast<size_t>(t)] = true;
+          }
+          const SdpaShape shape{1, tokens, 1, 1, world.dim()};
+          const auto truth =
+              SdpaReference(shape, world.query(b, q), keys.data(), values.data(), keep);
+          double magnitude = 0;
+          for (const double x : truth.out) magnitude = std::max(magnitude, std::fabs(x));
+          for (int d = 0; d < world.dim(); ++d) {
+            ASSERT_NEAR(found[static_cast<size_t>((int64_t{b} * world.heads() + q) * world.dim() + d)],
+                        truth.out[static_cast<size_t>(d)], Tolerance(DType::kF16, magnitude))
+                << name << (per_head ? " per head" : " shared") << " sequence " << b << " query " << q
+                << " dimension " << d;
+          }
+        }
+      }
+    }
+  }
+}
+
+std::vector<Case> Cases() {
+  return {
+      {"one_short", {.pq = {128, 16, 8}, .tokens = {300}}, {.tokens = 7}},
+      {"few_candidates", {.pq = {128, 32, 4}, .tokens = {5000}}, {.ratio = 0.05}},
+      {"many", {.pq = {128, 32, 4}, .tokens = {20011}}, {.ratio = 0.02}},
+      {"many_8_bits", {.pq = {128, 16, 8}, .tokens = {20011}}, {.ratio = 0.02}},
+      {"batch",
+       {.pq = {128, 16, 8}, .kv_heads = 1, .tokens = {12000, 290, 9000}, .shared_tokens = 128},
+       {.tokens = 100}},
+      {"dim_64", {.pq = {64, 16, 4}, .group = 2, .tokens = {11000}}, {.ratio = 0.02}},
+      {"dim_64_8_bits", {.pq = {64, 8, 8}, .group = 1, .tokens = {11000}}, {.tokens = 256}},
+      {"group_7", {.pq = {128, 32, 4}, .kv_heads = 1, .group = 7, .tokens = {10000}}, {.tokens = 500}},
+      {"group_8", {.pq = {128, 16, 8}, .kv_heads = 1, .group = 8, .tokens = {10000}}, {.tokens = 500}},
+      {"wide_codes", {.pq = {128, 32, 8}, .kv_heads = 1, .tokens = {9000}}, {.tokens = 500}},
+      {"more_than_there_are", {.pq = {128, 16, 8}, .tokens = {9000}}, {.tokens = 1000000}},
+      {"nothing", {.pq = {128, 16, 8}, .tokens = {9000}}, {}},
+      {"rows_in_host_memory",
+       {.pq = {128, 32, 4}, .tokens = {9000}, .host_begin = 64, .host_end = 8700},
+       {.tokens = 300}},
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuSelection, ::testing::ValuesIn(Cases()),
+                         [](const auto& test) { return test.param.name; });
+
+// Where the sample of a scan misleads: the runs of 32 tokens that it takes hold all good keys, or
+// one token of it has most of a query's mass.
+TEST(GpuSelectionRetry, WhatTheSampleDoesNotShowIsFound) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorldShape shape{.pq = {128, 32, 4}, .kv_heads = 2, .tokens = {40000}};
+  const int begin = shape.window.n_sink, end = shape.tokens[0] - shape.window.local_window;
+  const int first = (begin + 31) / 32, runs = end / 32 - first;
+  for (const int planted_runs : {1, 3, 128}) {
+    std::vector<int> planted;
+    for (int i = 0; i < planted_runs; ++i) {
+      const int run = first + i * runs / 128;
+      for (int t = run * 32; t < run * 32 + (planted_runs == 1 ? 1 : 32); ++t) planted.push_back(t);
+    }
+    const GpuWorld world(shape, planted, 4);
+    const auto attention = Attention(world, "pq", {.tokens = 6000}, false);
+    const auto lists = Select(world, attention.get());
+    for (int h = 0; h < shape.kv_heads; ++h) {
+      SCOPED_TRACE(std::to_string(planted_runs) + " runs, head " + std::to_string(h));
+      SlowSelection(world, 0, h).ExpectBest(lists[static_cast<size_t>(h)], 6000);
+    }
+  }
+}
+
+// A graph that is recorded once appends and attends at every later length.
+TEST(GpuAttentionGraph, GrowsWithTheSequence) {
+  PQCACHE_NEEDS_GPU();
+  GpuWorld world({.pq = {128, 16, 8}, .kv_heads = 1, .tokens = {9000}});
+  const auto attention = Attention(world, "pq", {.ratio = 0.02}, false);
+  const auto row = static_cast<int64_t>(world.dim());
+  const auto queries = ToDevice(world.queries);
+  const auto keys = ToDevice(RandomNormals(row, 8)), values = ToDevice(RandomNormals(row, 9));
+  const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
+  const auto stream = *OwnedStream::Create();
+  const auto graph = GpuGraph::Record(stream.get(), [&]() -> Status {
+    PQCACHE_RETURN_IF_ERROR(AdvanceTokens(world.cache->tokens(), 1, 1, stream.get()));
+    return attention->Step(0, queries.as<float>(), keys.as<float>(), values.as<float>(),
+                           out.as<float>(), stream.get());
+  });
+  ASSERT_OK(graph.status());
+  for (int i = 1; i <= 60; ++i) {
+    ASSERT_OK(graph->Launch(stream.get()));
+    ASSERT_OK(WaitFor(stream.get()));
+    EXPECT_EQ(ToHost<int32_t>(world.cache->tokens(), 1)[0], 9000 + i);
+    EXPECT_EQ(ToHost<int32_t>(attention->counts(), 1)[0], std::llround(0.02 * (9000 + i)));
+    const auto found = ToHost<float>(out.data(), world.queries.size());
+    ASSERT_OK(attention->Attend(0, queries.as<float>(), out.as<float>(), nullptr));
+    EXPECT_EQ(found, ToHost<float>(out.data(), world.queries.size()));
+  }
+}
+
+TEST(GpuAttentionErrors, NameWhatThereIsNoKernelFor) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorld world({.pq = {128, 16, 8}, .tokens = {300}});
+  GpuAttentionOptions options;
+  options.heads = world.heads();
+  options.policy = *CreatePolicy("flat");
+  options.budget = {.tokens = 5};
+  EXPECT_NE(GpuAttention::Create(options, world.cache.get()).status().message().find("exact, recent"),
+            std::string::npos);
+  options.policy = *CreatePolicy("pq");
+  options.budget = {.mass = 0.9};
+  EXPECT_EQ(GpuAttention::Create(options, world.cache.get()).status().code(),
+            StatusCode::kUnsupported);
+}
+
+}  // namespace
+}  // namespace pqcache::attention
