@@ -1,10 +1,12 @@
-// pqcache bench attention: a decode step of one layer, exact and approximate.
+// pqcache bench attention: a decode step of one layer, exact and approximate, on the CPU or a GPU.
 
 #include <algorithm>
 #include <cstdio>
 
+#include "attention/kernels/device_info.h"
 #include "pqcache/base/isa.h"
 #include "tools/bench_attention.h"
+#include "tools/bench_gpu_attention.h"
 #include "tools/commands.h"
 #include "tools/model_flags.h"
 #include "train/kmeans.h"
@@ -15,6 +17,8 @@ namespace {
 class BenchAttentionCommand : public Command {
  public:
   void Declare(Flags* flags) override {
+    flags->Text("--device", &device_, "cpu or cuda");
+    flags->Count("--batch", &batch_, "with --device cuda: sequences of a step");
     flags->Count("-t,--threads", &threads_, "threads (0: one per core)");
     flags->Count("--seed", &seed_, "seed of everything random");
     flags->Texts("--ctx", &contexts_, "tokens of the context (default: 8k,32k,128k)");
@@ -36,6 +40,14 @@ class BenchAttentionCommand : public Command {
       options_.contexts.push_back(tokens);
     }
     std::sort(options_.contexts.begin(), options_.contexts.end());
+    if (device_ != "cpu" && device_ != "cuda") {
+      return Status::InvalidArgument("--device is '" + device_ + "', expected cpu or cuda");
+    }
+    if (device_ == "cpu" && batch_ != 1) {
+      return Status::InvalidArgument("--batch is " + std::to_string(batch_) +
+                                     ", expected 1 without --device cuda");
+    }
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--batch", batch_, 1, 256));
     PQCACHE_RETURN_IF_ERROR(CheckRange("--threads", threads_, 0, 1024));
     PQCACHE_RETURN_IF_ERROR(CheckRange("--kv-heads", kv_heads_, 1, 128));
     PQCACHE_RETURN_IF_ERROR(CheckRange("--heads", heads_, kv_heads_, 16 * kv_heads_));
@@ -52,7 +64,34 @@ class BenchAttentionCommand : public Command {
     return CheckRange("--rounds", rounds_, 1, 1000);
   }
 
-  Result<Report> Run(bool) override {
+  Result<Report> Run(bool) override { return device_ == "cuda" ? RunGpu() : RunCpu(); }
+
+ private:
+  Result<Report> RunGpu() {
+    PQCACHE_ASSIGN_OR_RETURN(const auto gpus, attention::ListGpus());
+    if (gpus.empty()) return Status::Unsupported("--device is cuda, but there is no GPU here");
+    GpuAttentionBenchOptions options;
+    options.contexts = options_.contexts;
+    options.batch = static_cast<int>(batch_);
+    options.heads = static_cast<int>(heads_);
+    options.kv_heads = static_cast<int>(kv_heads_);
+    options.pq = options_.pq;
+    options.ratio = options_.ratio;
+    options.rounds = static_cast<int>(rounds_);
+    options.seed = static_cast<uint64_t>(seed_);
+    Report report;
+    report.text = gpus[0].name + ", batch " + std::to_string(batch_) + ", codes " + pq_ + "\n";
+    Json machine;
+    machine.Set("gpu", gpus[0].name);
+    report.json.Set("machine", std::move(machine));
+    report.json.Set("settings", Settings().Set("batch", batch_));
+    Json rows = Json::Array();
+    PQCACHE_RETURN_IF_ERROR(BenchGpuAttention(options, &rows, &report.text));
+    report.json.Set("rows", std::move(rows));
+    return report;
+  }
+
+  Result<Report> RunCpu() {
     options_.heads = static_cast<int>(heads_);
     options_.kv_heads = static_cast<int>(kv_heads_);
     options_.page_tokens = static_cast<int>(page_tokens_);
@@ -81,7 +120,6 @@ class BenchAttentionCommand : public Command {
     return report;
   }
 
- private:
   Json Settings() const {
     Json settings;
     settings.Set("heads", heads_).Set("kv_heads", kv_heads_).Set("dim", dim_).Set("pq", pq_);
@@ -93,8 +131,9 @@ class BenchAttentionCommand : public Command {
   }
 
   std::vector<std::string> contexts_;
-  int64_t threads_ = 0, seed_ = 0, heads_ = 32, kv_heads_ = 8, dim_ = 128, page_tokens_ = 16,
-          rounds_ = 9;
+  std::string device_ = "cpu";
+  int64_t batch_ = 1, threads_ = 0, seed_ = 0, heads_ = 32, kv_heads_ = 8, dim_ = 128,
+          page_tokens_ = 16, rounds_ = 9;
   std::string pq_ = "16x8";
   AttentionBenchOptions options_;
 };

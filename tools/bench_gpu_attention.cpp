@@ -55,10 +55,10 @@ class GpuAttentionBench {
   Status MakeNumbers() {
     std::vector<float> numbers(kNumbers);
     for (float& x : numbers) x = random_.Normal();
-    PQCACHE_ASSIGN_OR_RETURN(
-        numbers_, GpuBuffer::Allocate(MemoryKind::kDevice, kNumbers * sizeof(float)));
-    PQCACHE_RETURN_IF_ERROR(attention::CopyBytes(numbers_.data(), numbers.data(),
-                                                 kNumbers * sizeof(float), stream_));
+    PQCACHE_ASSIGN_OR_RETURN(numbers_,
+                             GpuBuffer::Allocate(MemoryKind::kDevice, kNumbers * sizeof(float)));
+    PQCACHE_RETURN_IF_ERROR(
+        attention::CopyBytes(numbers_.data(), numbers.data(), kNumbers * sizeof(float), stream_));
     const auto out = static_cast<size_t>(o_.batch * o_.heads * dim());
     PQCACHE_ASSIGN_OR_RETURN(out_, GpuBuffer::Allocate(MemoryKind::kDevice, out * sizeof(float)));
     return attention::WaitFor(stream_);
@@ -73,14 +73,15 @@ class GpuAttentionBench {
     CodebookSet set;
     const double codes = static_cast<double>(o_.batch) * static_cast<double>(context_) *
                          o_.kv_heads * o_.pq.bytes_per_key();
-    layers_ = static_cast<int>(std::clamp(std::ceil(kBytesOfAllLayers / codes), 2.0,
-                                          static_cast<double>(kMostLayers)));
+    layers_ = static_cast<int>(
+        std::clamp(std::ceil(kBytesOfAllLayers / codes), 2.0, static_cast<double>(kMostLayers)));
     set.layers = layers_;
     set.kv_heads = o_.kv_heads;
     for (int h = 0; h < layers_ * o_.kv_heads; ++h) {
       HeadCodebook::Parts parts;
       parts.shape = o_.pq;
-      for (int i = 0; i < o_.pq.centroids() * dim(); ++i) parts.centroids.push_back(random_.Normal());
+      for (int i = 0; i < o_.pq.centroids() * dim(); ++i)
+        parts.centroids.push_back(random_.Normal());
       for (int i = 0; i < dim() * dim(); ++i) {
         parts.key_transform.push_back(i % (dim() + 1) == 0 ? 1.0f : 0.0f);
       }
@@ -127,9 +128,8 @@ class GpuAttentionBench {
     PQCACHE_ASSIGN_OR_RETURN(const GpuGraph graph, GpuGraph::Record(stream_, all));
     std::vector<double> ms;
     for (int round = -3; round < o_.rounds; ++round) {
-      PQCACHE_ASSIGN_OR_RETURN(const float total, attention::TimeOnGpu(stream_, [&] {
-        return graph.Launch(stream_);
-      }));
+      PQCACHE_ASSIGN_OR_RETURN(
+          const float total, attention::TimeOnGpu(stream_, [&] { return graph.Launch(stream_); }));
       if (round >= 0) ms.push_back(total / layers_);
     }
     return ms;

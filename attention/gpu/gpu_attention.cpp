@@ -33,15 +33,15 @@ Result<std::unique_ptr<GpuAttention>> GpuAttention::Create(GpuAttentionOptions o
     choice = Choice::kNone;
   } else if (!policy.selects_best() || policy.codes_only() ||
              policy.score_source() != ScoreSource::kCodes) {
-    return Status::Unsupported("this policy has no GPU kernels; those that have: exact, recent, pq");
+    return Status::Unsupported(
+        "this policy has no GPU kernels; those that have: exact, recent, pq");
   } else if (cache->codebooks(0) == nullptr) {
     return Status::InvalidArgument("the policy scores codes, but there are no codebooks");
   }
   if (options.budget.mass > 0) {
     return Status::Unsupported("a budget of mass has no GPU kernel, expected tokens or a ratio");
   }
-  std::unique_ptr<GpuAttention> attention(
-      new GpuAttention(std::move(options), cache, choice));
+  std::unique_ptr<GpuAttention> attention(new GpuAttention(std::move(options), cache, choice));
   PQCACHE_RETURN_IF_ERROR(attention->Allocate());
   return attention;
 }
@@ -54,8 +54,8 @@ int GpuAttention::lists() const {
 Status GpuAttention::Allocate() {
   const int64_t max_tokens = cache_->options().max_tokens;
   if (choice_ == Choice::kBest) {
-    max_selected_ = static_cast<int>(
-        std::clamp<int64_t>(options_.budget.TokensFor(max_tokens), 1, max_tokens));
+    max_selected_ =
+        static_cast<int>(std::clamp<int64_t>(options_.budget.TokensFor(max_tokens), 1, max_tokens));
     PQCACHE_ASSIGN_OR_RETURN(select_workspace_, Zeros(SelectWorkspaceBytes(SelectParams(0))));
   }
   // Also a policy without selection has lists, empty ones.
@@ -65,8 +65,7 @@ Status GpuAttention::Allocate() {
   PQCACHE_ASSIGN_OR_RETURN(counts_, Zeros(static_cast<size_t>(lists()) * sizeof(int32_t)));
   const auto rows = static_cast<size_t>(cache_->options().batch * options_.heads);
   PQCACHE_ASSIGN_OR_RETURN(unselected_lse_, Zeros(rows * sizeof(float)));
-  PQCACHE_ASSIGN_OR_RETURN(decode_workspace_,
-                           Zeros(SparseDecodeWorkspaceBytes(DecodeParams(0))));
+  PQCACHE_ASSIGN_OR_RETURN(decode_workspace_, Zeros(SparseDecodeWorkspaceBytes(DecodeParams(0))));
   return Status::Ok();
 }
 
@@ -111,12 +110,18 @@ Status GpuAttention::Step(int layer, const float* queries, const float* keys, co
   append.codebooks = cache_->codebooks(layer);
   append.keys = keys;
   append.values = values;
-  PQCACHE_RETURN_IF_ERROR(AppendTokens(append, stream));
-  return Attend(layer, queries, out, stream);
+  if (Selects(layer)) {
+    SelectTokensParams select = SelectParams(layer);
+    select.queries = queries;
+    PQCACHE_RETURN_IF_ERROR(SelectTokens(select, stream, &append));
+  } else {
+    PQCACHE_RETURN_IF_ERROR(AppendTokens(append, stream));
+  }
+  return Decode(layer, queries, out, stream);
 }
 
 Status GpuAttention::Select(int layer, const float* queries, GpuStream stream) {
-  if (choice_ != Choice::kBest || layer < options_.dense_layers) return Status::Ok();
+  if (!Selects(layer)) return Status::Ok();
   SelectTokensParams params = SelectParams(layer);
   params.queries = queries;
   return SelectTokens(params, stream);
@@ -124,6 +129,10 @@ Status GpuAttention::Select(int layer, const float* queries, GpuStream stream) {
 
 Status GpuAttention::Attend(int layer, const float* queries, float* out, GpuStream stream) {
   PQCACHE_RETURN_IF_ERROR(Select(layer, queries, stream));
+  return Decode(layer, queries, out, stream);
+}
+
+Status GpuAttention::Decode(int layer, const float* queries, float* out, GpuStream stream) {
   SparseDecodeParams params = DecodeParams(layer);
   params.queries = queries;
   params.out = out;

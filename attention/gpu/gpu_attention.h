@@ -49,6 +49,10 @@ class GpuAttention {
 
   GpuAttention(GpuAttentionOptions options, GpuKvCache* cache, Choice choice);
   Status Allocate();
+  bool Selects(int layer) const {
+    return choice_ == Choice::kBest && layer >= options_.dense_layers;
+  }
+  Status Decode(int layer, const float* queries, float* out, GpuStream stream);
   SelectTokensParams SelectParams(int layer) const;
   SparseDecodeParams DecodeParams(int layer) const;
 

@@ -15,8 +15,8 @@ Result<std::unique_ptr<GpuKvCache>> GpuKvCache::Create(const GpuKvCacheOptions& 
   PQCACHE_RETURN_IF_ERROR(
       cache->PlacePages(codebooks == nullptr ? 0 : codebooks->shape().bytes_per_key()));
   const std::vector<int32_t> none(static_cast<size_t>(options.batch), 0);
-  PQCACHE_ASSIGN_OR_RETURN(
-      cache->tokens_, GpuBuffer::Allocate(MemoryKind::kDevice, none.size() * sizeof(int32_t)));
+  PQCACHE_ASSIGN_OR_RETURN(cache->tokens_,
+                           GpuBuffer::Allocate(MemoryKind::kDevice, none.size() * sizeof(int32_t)));
   PQCACHE_RETURN_IF_ERROR(cache->SetTokens(none, nullptr));
   return cache;
 }
@@ -50,10 +50,10 @@ Status GpuKvCache::PlacePages(int bytes_per_key) {
       }
       const int64_t in_host = std::max<int64_t>(0, host_end - std::max(own, host_begin));
       PQCACHE_ASSIGN_OR_RETURN(
-          void* device, Allocate(MemoryKind::kDevice,
-                                 row_bytes * static_cast<size_t>(pages() - own - in_host)));
-      PQCACHE_ASSIGN_OR_RETURN(void* host, Allocate(MemoryKind::kPinnedHost,
-                                                    row_bytes * static_cast<size_t>(in_host)));
+          void* device,
+          Allocate(MemoryKind::kDevice, row_bytes * static_cast<size_t>(pages() - own - in_host)));
+      PQCACHE_ASSIGN_OR_RETURN(
+          void* host, Allocate(MemoryKind::kPinnedHost, row_bytes * static_cast<size_t>(in_host)));
       PQCACHE_ASSIGN_OR_RETURN(
           void* code,
           Allocate(MemoryKind::kDevice, code_bytes * static_cast<size_t>(pages() - own)));
@@ -84,11 +84,11 @@ Status GpuKvCache::PlacePages(int bytes_per_key) {
 Status GpuKvCache::LoadCodebooks(const CodebookSet& set) {
   const GpuKvCacheOptions& o = options_;
   if (set.layers != o.layers || set.kv_heads != o.kv_heads || set.shape().dim != o.dim) {
-    return Status::InvalidArgument(
-        "codebooks are for " + std::to_string(set.layers) + " layers, " +
-        std::to_string(set.kv_heads) + " KV heads, head size " + std::to_string(set.shape().dim) +
-        ", expected " + std::to_string(o.layers) + ", " + std::to_string(o.kv_heads) + ", " +
-        std::to_string(o.dim));
+    return Status::InvalidArgument("codebooks are for " + std::to_string(set.layers) + " layers, " +
+                                   std::to_string(set.kv_heads) + " KV heads, head size " +
+                                   std::to_string(set.shape().dim) + ", expected " +
+                                   std::to_string(o.layers) + ", " + std::to_string(o.kv_heads) +
+                                   ", " + std::to_string(o.dim));
   }
   // Of all heads of a layer, one array.
   const auto place = [&](int layer, auto part) -> Result<const float*> {
@@ -108,10 +108,10 @@ Status GpuKvCache::LoadCodebooks(const CodebookSet& set) {
     GpuCodebooks c;
     c.subspaces = set.shape().subspaces;
     c.bits = set.shape().bits;
-    PQCACHE_ASSIGN_OR_RETURN(
-        c.centroids, place(l, [](const HeadCodebook& head) { return head.centroids(); }));
-    PQCACHE_ASSIGN_OR_RETURN(
-        c.half_norms, place(l, [](const HeadCodebook& head) { return head.half_norms(); }));
+    PQCACHE_ASSIGN_OR_RETURN(c.centroids,
+                             place(l, [](const HeadCodebook& head) { return head.centroids(); }));
+    PQCACHE_ASSIGN_OR_RETURN(c.half_norms,
+                             place(l, [](const HeadCodebook& head) { return head.half_norms(); }));
     PQCACHE_ASSIGN_OR_RETURN(
         c.key_transform, place(l, [](const HeadCodebook& head) { return head.key_transform(); }));
     PQCACHE_ASSIGN_OR_RETURN(c.query_transform, place(l, [](const HeadCodebook& head) {

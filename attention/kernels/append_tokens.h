@@ -11,11 +11,11 @@
 namespace pqcache::attention {
 
 struct AppendTokensParams {
-  GpuLayer layer;                     // tokens [B] include the new ones
+  GpuLayer layer;                           // tokens [B] include the new ones
   const GpuCodebooks* codebooks = nullptr;  // host memory; null: no codes are written
-  int n = 1;                          // new tokens of each sequence, its last
-  const float* keys = nullptr;        // [B, N, Hkv, D]
-  const float* values = nullptr;      // [B, N, Hkv, D]
+  int n = 1;                                // new tokens of each sequence, its last
+  const float* keys = nullptr;              // [B, N, Hkv, D]
+  const float* values = nullptr;            // [B, N, Hkv, D]
 };
 
 // InvalidArgument for shapes that the kernels do not have, naming those they do.

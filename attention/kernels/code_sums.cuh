@@ -38,35 +38,53 @@ __device__ inline uint32_t EntryOffset(uint32_t word, int i) {
   return (shift < 0 ? word << -shift : word >> shift) & kMask;
 }
 
+template <int kWords>
+struct TableEntry {
+  uint32_t words[kWords];
+};
+
+// From an address in shared memory.
+template <int kWords>
+__device__ inline TableEntry<kWords> LoadEntry(uint32_t address) {
+  TableEntry<kWords> e;
+  if constexpr (kWords == 1) {
+    asm("ld.shared.u32 %0, [%1];" : "=r"(e.words[0]) : "r"(address));
+  } else {
+    asm("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(e.words[0]), "=r"(e.words[1]) : "r"(address));
+  }
+  return e;
+}
+
+// What the address of a table in shared memory is a multiple of, so that low bits may name an entry
+// of tables whose sub-spaces take no more.
+constexpr int kTableAlignment = 1024;
+
 // sums_02, sums_13: of the first and third, and of the second and fourth query of each word, in 16
 // bits each. Entries are at most 127, so two add up in a byte; a wrapped sum of whole words less
 // that of the odd bytes is that of the even ones.
 template <int kBits, int kBytes, int kWords>
-__device__ inline void SumEntries(const char* table, const KeyCodes<kBytes>& codes,
+__device__ inline void SumEntries(uint32_t table, const KeyCodes<kBytes>& codes,
                                   uint32_t (&sums_02)[kWords], uint32_t (&sums_13)[kWords]) {
   constexpr int kOfWord = 32 / kBits;  // codes
   constexpr int kEntryBytes = 4 * kWords << kBits;
+  const auto address = [table](uint32_t offset) {
+    return kEntryBytes <= kTableAlignment ? offset | table : offset + table;
+  };
   uint32_t all[kWords] = {}, odd[kWords] = {};
 #pragma unroll
   for (int w = 0; w < kBytes / 4; ++w) {
 #pragma unroll
     for (int i = 0; i < kOfWord; i += 2) {
-      const char* entries = table + (w * kOfWord + i) * kEntryBytes;
-      const char* a = entries + EntryOffset<kBits, kWords>(codes.words[w], i);
-      const char* b = entries + kEntryBytes + EntryOffset<kBits, kWords>(codes.words[w], i + 1);
-      uint32_t pair[kWords];
-      if constexpr (kWords == 1) {
-        pair[0] = *reinterpret_cast<const uint32_t*>(a) + *reinterpret_cast<const uint32_t*>(b);
-      } else {
-        const uint2 x = *reinterpret_cast<const uint2*>(a);
-        const uint2 y = *reinterpret_cast<const uint2*>(b);
-        pair[0] = x.x + y.x;
-        pair[1] = x.y + y.y;
-      }
+      const uint32_t word = codes.words[w];
+      const int first = (w * kOfWord + i) * kEntryBytes;
+      const auto a = LoadEntry<kWords>(address(EntryOffset<kBits, kWords>(word, i)) + first);
+      const auto b =
+          LoadEntry<kWords>(address(EntryOffset<kBits, kWords>(word, i + 1)) + first + kEntryBytes);
 #pragma unroll
       for (int j = 0; j < kWords; ++j) {
-        all[j] += pair[j];
-        odd[j] += __byte_perm(pair[j], 0, 0x4341);
+        const uint32_t pair = a.words[j] + b.words[j];
+        all[j] += pair;
+        odd[j] += __byte_perm(pair, 0, 0x4341);
       }
     }
   }

@@ -1,9 +1,8 @@
-#include "attention/kernels/device_memory.h"
-
 #include <cuda_runtime_api.h>
 
 #include <utility>
 
+#include "attention/kernels/device_memory.h"
 #include "attention/kernels/launch.cuh"
 
 namespace pqcache::attention {

@@ -21,14 +21,14 @@ inline constexpr int kMaxGpuGroup = 8;  // G
 
 // Keys, values and codes of one layer.
 struct GpuLayer {
-  int batch = 0;          // B
-  int kv_heads = 0;       // Hkv
-  int dim = 0;            // D: 64 or 128
-  int max_pages = 0;      // P
-  int bytes_per_key = 0;  // of codes: 8, 16 or 32; 0: none are kept
-  const int32_t* tokens = nullptr;        // [B] so far, those of this step included
-  void* const* row_pages = nullptr;       // [B, P] of [Hkv, kGpuPageTokens, 2, D] bfloat16: K, V
-  uint8_t* const* code_pages = nullptr;   // [B, P] of [Hkv, kGpuPageTokens, bytes_per_key]
+  int batch = 0;                         // B
+  int kv_heads = 0;                      // Hkv
+  int dim = 0;                           // D: 64 or 128
+  int max_pages = 0;                     // P
+  int bytes_per_key = 0;                 // of codes: 8, 16 or 32; 0: none are kept
+  const int32_t* tokens = nullptr;       // [B] so far, those of this step included
+  void* const* row_pages = nullptr;      // [B, P] of [Hkv, kGpuPageTokens, 2, D] bfloat16: K, V
+  uint8_t* const* code_pages = nullptr;  // [B, P] of [Hkv, kGpuPageTokens, bytes_per_key]
 };
 
 // Of one layer.

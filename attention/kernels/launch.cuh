@@ -2,7 +2,7 @@
 
 // What every .cu of this folder does around its kernels.
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <string>
 
@@ -26,13 +26,54 @@ Status AllowSharedMemory(Kernel* kernel, size_t bytes) {
                                          static_cast<int>(bytes)));
 }
 
-inline Result<int> MultiprocessorCount() {
-  int device = 0, count = 0;
-  PQCACHE_RETURN_IF_ERROR(CudaStatus("find the device", cudaGetDevice(&device)));
-  PQCACHE_RETURN_IF_ERROR(CudaStatus(
-      "read device properties",
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device)));
-  return count;
+// Whether a kernel may begin while the one before it on the stream still runs (compute capability
+// 9.0).
+inline bool CanOverlap() {
+  static const bool can = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           major >= 9;
+  }();
+  return can;
 }
+
+struct LaunchShape {
+  dim3 grid;
+  int threads = 0;
+  size_t shared_bytes = 0;
+};
+
+// Launches a kernel that may begin before the one before it has ended: it calls WaitForPrevious
+// before it reads or writes what others write, and AllowNext after that.
+template <typename... Params>
+Status LaunchOverlapping(const char* name, void (*kernel)(Params...), const LaunchShape& shape,
+                         cudaStream_t stream, const Params&... params) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(shape.threads);
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = CanOverlap() ? 1 : 0;
+  return CudaStatus(name, cudaLaunchKernelEx(&config, kernel, params...));
+}
+
+#ifdef __CUDACC__
+__device__ inline void WaitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+__device__ inline void AllowNext() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+#endif
 
 }  // namespace pqcache::attention

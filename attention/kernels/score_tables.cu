@@ -1,10 +1,12 @@
-// One block for each list: turns its queries, makes their tables of whole numbers (the same to the
+// One block for each list, and one for each new token and KV head that is appended. That of a list
+// turns its queries, makes their tables of whole numbers (the same to the
 // bit as QuantisedTables::Set), scores a sample of the candidates in runs of 32 neighbours and
 // takes from it the worth above which enough candidates will be found.
 // Reads the transform, the centroids twice (the second time from cache) and the sampled codes.
 
 #include <cuda_runtime.h>
 
+#include "attention/kernels/append_block.cuh"
 #include "attention/kernels/block_reduce.cuh"
 #include "attention/kernels/code_sums.cuh"
 #include "attention/kernels/dispatch.cuh"
@@ -18,7 +20,7 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
-constexpr int kSampledTokens = 4;  // of a thread
+constexpr int kSampledTokens = 2;  // of a thread
 constexpr int kSample = kThreads * kSampledTokens;
 // Fewer candidates are all collected.
 constexpr int kFewCandidates = 2 * kSample;
@@ -85,42 +87,50 @@ __device__ void ForEntries(const float* centroids, int subspaces, int bits, int 
   }
 }
 
-// Of a list with its own queries [queries, D] and KV head. Half a warp has a row of the transform
-// for all queries; sums are those of DotByHalfWarp.
+// The rows of the query transform that half a warp has, lane by lane.
 template <int kDim>
-__device__ void TurnQueries(const SelectTokensParams& p, const float* list, int queries, int head,
-                            Shared* s) {
-  if (p.codebooks.query_transform == nullptr) {
+struct TransformRows {
+  static constexpr int kOfLane = kDim / 16, kRows = (kDim * 16 + kThreads - 1) / kThreads;
+  float x[kRows][kOfLane];
+
+  __device__ static int Row(int r) { return r * (kThreads / 16) + threadIdx.x / 16; }
+  __device__ void Load(const float* transform) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) {
+        x[r][i] = __ldg(transform + Row(r) * kDim + i * 16 + threadIdx.x % 16);
+      }
+    }
+  }
+};
+
+// Queries [queries, D] turned and scaled; sums are those of DotByHalfWarp.
+template <int kDim>
+__device__ void TurnQueries(const TransformRows<kDim>& rows, bool identity, const float* list,
+                            int queries, float scale, Shared* s) {
+  if (identity) {
     for (int i = threadIdx.x; i < queries * kDim; i += kThreads) {
-      s->queries[i / kDim][i % kDim] = __fmul_rn(list[i], p.scale);
+      s->queries[i / kDim][i % kDim] = __fmul_rn(list[i], scale);
     }
     return;
   }
-  constexpr int kOfLane = kDim / 16, kRows = (kDim * 16 + kThreads - 1) / kThreads;
   const int lane = threadIdx.x % 16;
-  const float* transform = p.codebooks.query_transform + size_t(head) * kDim * kDim;
-  float rows[kRows][kOfLane];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-    for (int i = 0; i < kOfLane; ++i) {
-      const int d = r * (kThreads / 16) + threadIdx.x / 16;
-      rows[r][i] = __ldg(transform + d * kDim + i * 16 + lane);
-    }
-  }
   for (int q = 0; q < queries; ++q) {
-    float x[kOfLane];
+    float x[TransformRows<kDim>::kOfLane];
 #pragma unroll
-    for (int i = 0; i < kOfLane; ++i) x[i] = __ldg(list + q * kDim + i * 16 + lane);
+    for (int i = 0; i < TransformRows<kDim>::kOfLane; ++i) {
+      x[i] = __ldg(list + q * kDim + i * 16 + lane);
+    }
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < TransformRows<kDim>::kRows; ++r) {
       float sum = 0;
 #pragma unroll
-      for (int i = 0; i < kOfLane; ++i) sum = __fadd_rn(sum, __fmul_rn(x[i], rows[r][i]));
-      sum = SumOfHalfWarp(sum);
-      if (lane == 0) {
-        s->queries[q][r * (kThreads / 16) + threadIdx.x / 16] = __fmul_rn(sum, p.scale);
+      for (int i = 0; i < TransformRows<kDim>::kOfLane; ++i) {
+        sum = __fadd_rn(sum, __fmul_rn(x[i], rows.x[r][i]));
       }
+      sum = SumOfHalfWarp(sum);
+      if (lane == 0) s->queries[q][rows.Row(r)] = __fmul_rn(sum, scale);
     }
   }
 }
@@ -176,8 +186,7 @@ __device__ void EstimateLse(const uint32_t (&sums_02)[kSampledTokens][kWords],
   if (warp < queries) {
     const float sum = JoinWarp(s->partial[warp][lane], Sum());
     if (lane == 0) {
-      s->lse[warp] =
-          LseOf(sum * rows_of_each, s->base[warp], s->step, s->largest_sum[warp]);
+      s->lse[warp] = LseOf(sum * rows_of_each, s->base[warp], s->step, s->largest_sum[warp]);
     }
   }
   __syncthreads();
@@ -217,11 +226,19 @@ __device__ int FindLeast(const int (&worth)[kSampledTokens], int rank, Shared* s
 static_assert(kBins == kThreads, "a thread for each bin");
 
 template <int kDim, int kBits, int kBytes, int kWords>
-__global__ void __launch_bounds__(kThreads)
-    ScoreTablesKernel(SelectTokensParams p, SearchArrays arrays) {
+__global__ void __launch_bounds__(kThreads, 1)
+    ScoreTablesKernel(SelectTokensParams p, SearchArrays arrays, AppendTokensParams append) {
   __shared__ Shared s;
-  extern __shared__ uint32_t table[];  // [M * K, words]
+  extern __shared__ __align__(kTableAlignment) uint32_t table[];  // [M * K, words]
   const int list = blockIdx.x;
+  if (list >= arrays.lists) {
+    const int i = list - arrays.lists;
+    WaitForPrevious();
+    AllowNext();
+    AppendBlock(append, p.codebooks, i / p.layer.kv_heads, i % p.layer.kv_heads, 0, 1,
+                reinterpret_cast<float*>(&s));
+    return;
+  }
   const int lists_of_head = p.per_head ? p.group : 1;
   const int head = list / lists_of_head % p.layer.kv_heads;
   const int sequence = list / lists_of_head / p.layer.kv_heads;
@@ -230,10 +247,15 @@ __global__ void __launch_bounds__(kThreads)
   const int entries = p.codebooks.subspaces << kBits;
   const float* centroids = p.codebooks.centroids + size_t(head) * entries * sub;
 
+  TransformRows<kDim> transform = {};
+  const bool identity = p.codebooks.query_transform == nullptr;
+  if (!identity) transform.Load(p.codebooks.query_transform + size_t(head) * kDim * kDim);
   for (int i = threadIdx.x; i < kMaxSubspaces * kMaxQueries; i += kThreads) {
     (&s.low[0][0])[i] = ~0u;
     (&s.high[0][0])[i] = 0;
   }
+  WaitForPrevious();
+  AllowNext();
   // The sampled codes are on their way while the tables are made.
   const int tokens = p.layer.tokens[sequence];
   const int end = max(0, tokens - p.window.local_window);
@@ -246,15 +268,15 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kSampledTokens; ++i) {
       const int run = i * kWarps + threadIdx.x / 32;
-      const int at = (first + int((long long)(run) * runs / (kSampledTokens * kWarps))) * 32 +
-                     threadIdx.x % 32;
+      const int at =
+          (first + int((long long)(run)*runs / (kSampledTokens * kWarps))) * 32 + threadIdx.x % 32;
       const uint8_t* page =
           p.layer.code_pages[size_t(sequence) * p.layer.max_pages + at / kGpuPageTokens];
-      codes[i] = LoadCodes<kBytes>(
-          page + (size_t(head) * kGpuPageTokens + at % kGpuPageTokens) * kBytes);
+      codes[i] =
+          LoadCodes<kBytes>(page + (size_t(head) * kGpuPageTokens + at % kGpuPageTokens) * kBytes);
     }
   }
-  TurnQueries<kDim>(p, p.queries + size_t(list) * queries * kDim, queries, head, &s);
+  TurnQueries(transform, identity, p.queries + size_t(list) * queries * kDim, queries, p.scale, &s);
   __syncthreads();
   // Neighbouring threads have entries of one sub-space, so many as it has or as a warp has.
   constexpr int kTogether = kBits == 8 ? 32 : 16;
@@ -290,15 +312,15 @@ __global__ void __launch_bounds__(kThreads)
       p.budget_ratio > 0 ? llround(p.budget_ratio * tokens) : p.budget_tokens;
   const int k = int(min(wanted_tokens, (long long)(min(n, p.max_selected))));
   const float wanted = float(kSample) * k / max(n, 1);
-  const int rank = int(1.25f * wanted + 4 * sqrtf(wanted)) + 8;
+  const int rank = int(wanted + 3 * sqrtf(wanted)) + 4;
   int least = 0;
   uint32_t offsets_02[kWords] = {}, offsets_13[kWords] = {};
   if (many && rank <= kSample) {
     uint32_t sums_02[kSampledTokens][kWords], sums_13[kSampledTokens][kWords];
 #pragma unroll
     for (int i = 0; i < kSampledTokens; ++i) {
-      SumEntries<kBits, kBytes, kWords>(reinterpret_cast<const char*>(table), codes[i], sums_02[i],
-                                        sums_13[i]);
+      SumEntries<kBits, kBytes, kWords>(uint32_t(__cvta_generic_to_shared(table)), codes[i],
+                                        sums_02[i], sums_13[i]);
     }
     if (queries > 1) {
       EstimateLse<kWords>(sums_02, sums_13, queries, float(n) / kSample, &s);
@@ -315,8 +337,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kSampledTokens; ++i) {
       worth[i] = 0;
       for (int j = 0; j < kWords; ++j) {
-        const uint32_t pair = __vmaxu2(__vadd2(sums_02[i][j], offsets_02[j]),
-                                       __vadd2(sums_13[i][j], offsets_13[j]));
+        const uint32_t pair =
+            __vmaxu2(__vadd2(sums_02[i][j], offsets_02[j]), __vadd2(sums_13[i][j], offsets_13[j]));
         worth[i] = max(worth[i], max(LowHalf(pair), HighHalf(pair)));
       }
     }
@@ -342,22 +364,25 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kDim, int kBits, int kBytes, int kWords>
-Status Launch(const SelectTokensParams& p, const SearchArrays& arrays, GpuStream stream) {
+Status Launch(const SelectTokensParams& p, const SearchArrays& arrays,
+              const AppendTokensParams* append, GpuStream stream) {
   const size_t bytes = (size_t{4} * kWords * p.codebooks.subspaces) << kBits;
   auto* kernel = ScoreTablesKernel<kDim, kBits, kBytes, kWords>;
   PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, bytes));
-  kernel<<<arrays.lists, kThreads, bytes, stream>>>(p, arrays);
-  return LaunchStatus("score tables");
+  const int appended = append == nullptr ? 0 : p.layer.batch * p.layer.kv_heads;
+  return LaunchOverlapping("score tables", kernel, {dim3(arrays.lists + appended), kThreads, bytes},
+                           stream, p, arrays, append == nullptr ? AppendTokensParams{} : *append);
 }
 
 }  // namespace
 
 Status LaunchScoreTables(const SelectTokensParams& p, const SearchArrays& arrays,
-                         GpuStream stream) {
+                         const AppendTokensParams* append, GpuStream stream) {
   return DispatchCodes(p.codebooks.bits, p.layer.bytes_per_key, arrays.words,
                        [&](auto bits, auto bytes, auto words) {
                          return DispatchDim(p.layer.dim, [&](auto dim) {
-                           return Launch<dim(), bits(), bytes(), words()>(p, arrays, stream);
+                           return Launch<dim(), bits(), bytes(), words()>(p, arrays, append,
+                                                                          stream);
                          });
                        });
 }

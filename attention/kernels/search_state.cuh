@@ -10,20 +10,20 @@
 
 namespace pqcache::attention {
 
-constexpr int kWordQueries = 4;        // queries whose entries share a word of a table
+constexpr int kWordQueries = 4;            // queries whose entries share a word of a table
 constexpr int kMaxQueries = kMaxGpuGroup;  // of a list
 constexpr int kMaxTableWords = kMaxQueries / kWordQueries;
-constexpr int kRankUnits = 16;         // of a table step; offsets of ranks are rounded to them
-constexpr int kMaxOffset = 32767;      // table steps
-constexpr int kMaxSegments = 1024;     // warps of a scan of one list
+constexpr int kRankUnits = 16;     // of a table step; offsets of ranks are rounded to them
+constexpr int kMaxOffset = 32767;  // table steps
+constexpr int kMaxSegments = 512;  // warps of a scan of one list
 constexpr float kLog2E = 1.4426950408889634f;
 
 // Of one list. A query's score of a sum is base + step * sum.
 struct Search {
-  int begin, end, k;            // candidates, and how many are wanted
-  int least;                    // worth from which candidates are collected
-  int retry;                    // the scan has to run again with the values that are here now
-  unsigned blocks_done;         // of the scan that runs
+  int begin, end, k;     // candidates, and how many are wanted
+  int least;             // worth from which candidates are collected
+  int retry;             // the scan has to run again with the values that are here now
+  unsigned blocks_done;  // of the scan that runs
   float step;
   float base[kMaxQueries];
   int largest_sum[kMaxQueries];  // that the table allows
@@ -33,16 +33,24 @@ struct Search {
   uint32_t offsets_02[kMaxTableWords], offsets_13[kMaxTableWords];
 };
 
-// The workspace. A candidate that warp w of a scan collects is written behind those that it has
-// collected, beginning at w times the tokens of a warp: every one has room.
+// A candidate that a scan has found: its position and, two queries' each as the offsets, its sums.
+// Filled up to whole 16 bytes.
+template <int kWords>
+struct alignas(16) Found {
+  int position;
+  uint32_t sums_02[kWords], sums_13[kWords];
+};
+
+// The workspace. A candidate that warp w of a scan finds is written behind those that it has found,
+// beginning at w times the tokens of a warp: every one has room.
 struct SearchArrays {
-  Search* searches;       // [lists]
-  uint32_t* tables;       // [lists, M * K, words]
-  int* segment_counts;    // [lists, kMaxSegments]
-  float* exponentials;    // [lists, blocks, kMaxQueries] sums, of 2^(kExponent + ...), see Exponent
-  int* found_positions;   // [lists, capacity]
-  uint32_t* found_sums;   // [lists, capacity, 2 * words] two queries' each, as the offsets
-  uint32_t* keys;         // [lists, capacity] for ranks that shared memory cannot hold
+  Search* searches;     // [lists]
+  uint32_t* tables;     // [lists, M * K, words]
+  int* segment_counts;  // [lists, kMaxSegments] found by each warp
+  float* exponentials;  // [lists, kMaxSegments, 4 * words] sums of a warp
+  char* found;          // [lists, capacity] of Found
+  uint32_t* keys;       // [lists, capacity] ranks that shared memory cannot hold
+  int* positions;       // [lists, capacity] of those
   int lists, words, capacity, blocks;
 };
 

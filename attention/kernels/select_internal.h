@@ -8,9 +8,10 @@ namespace pqcache::attention {
 
 struct SearchArrays;
 
-// Tables of the queries and, from a sample of the candidates, the worth to collect from.
+// Tables of the queries and, from a sample of the candidates, the worth to collect from; and the
+// append, if there is one.
 Status LaunchScoreTables(const SelectTokensParams& params, const SearchArrays& arrays,
-                         GpuStream stream);
+                         const AppendTokensParams* append, GpuStream stream);
 // Collects and ranks; with `retry` those lists alone whose first scan did not suffice.
 Status LaunchScanCodes(const SelectTokensParams& params, const SearchArrays& arrays, bool retry,
                        GpuStream stream);

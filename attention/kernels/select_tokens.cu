@@ -1,5 +1,3 @@
-#include "attention/kernels/select_tokens.h"
-
 #include <algorithm>
 #include <string>
 
@@ -7,12 +5,13 @@
 #include "attention/kernels/rank_found.cuh"
 #include "attention/kernels/search_state.cuh"
 #include "attention/kernels/select_internal.h"
+#include "attention/kernels/select_tokens.h"
 
 namespace pqcache::attention {
 namespace {
 
-// Blocks of a scan: enough for every multiprocessor, as many as there are segments for.
-constexpr int kScanBlocksOfGpu = 264;
+// Blocks of a scan: for every multiprocessor, as many as there are segments for.
+constexpr int kScanBlocksOfGpu = 264;  // two for each of an H200's
 constexpr int kMaxBlocksOfList = kMaxSegments / (kRankThreads / 32);
 
 size_t Aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -23,8 +22,8 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   const size_t lists = size_t(p.layer.batch) * p.layer.kv_heads * (p.per_head ? p.group : 1);
   const size_t words = (queries + kWordQueries - 1) / kWordQueries;
   const size_t capacity = size_t(p.layer.max_pages) * kGpuPageTokens + 32;
-  const size_t blocks = std::clamp<size_t>(kScanBlocksOfGpu / std::max<size_t>(1, lists), 1,
-                                           kMaxBlocksOfList);
+  const size_t blocks =
+      std::clamp<size_t>(kScanBlocksOfGpu / std::max<size_t>(1, lists), 1, kMaxBlocksOfList);
   const size_t entries = size_t(p.codebooks.subspaces) << p.codebooks.bits;
   size_t bytes = 0;
   const auto place = [&](size_t n) {
@@ -35,10 +34,12 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   arrays->searches = reinterpret_cast<Search*>(place(lists * sizeof(Search)));
   arrays->tables = reinterpret_cast<uint32_t*>(place(lists * entries * words * 4));
   arrays->segment_counts = reinterpret_cast<int*>(place(lists * kMaxSegments * 4));
-  arrays->exponentials = reinterpret_cast<float*>(place(lists * blocks * kMaxQueries * 4));
-  arrays->found_positions = reinterpret_cast<int*>(place(lists * capacity * 4));
-  arrays->found_sums = reinterpret_cast<uint32_t*>(place(lists * capacity * words * 8));
+  arrays->exponentials =
+      reinterpret_cast<float*>(place(lists * kMaxSegments * kWordQueries * words * 4));
+  const size_t found_bytes = words == 1 ? sizeof(Found<1>) : sizeof(Found<2>);
+  arrays->found = place(lists * capacity * found_bytes);
   arrays->keys = reinterpret_cast<uint32_t*>(place(lists * capacity * 4));
+  arrays->positions = reinterpret_cast<int*>(place(lists * capacity * 4));
   arrays->lists = int(lists);
   arrays->words = int(words);
   arrays->capacity = int(capacity);
@@ -69,11 +70,13 @@ size_t SelectWorkspaceBytes(const SelectTokensParams& params) {
   return Place(params, nullptr, &arrays);
 }
 
-Status SelectTokens(const SelectTokensParams& params, GpuStream stream) {
+Status SelectTokens(const SelectTokensParams& params, GpuStream stream,
+                    const AppendTokensParams* append) {
+  PQCACHE_CHECK(append == nullptr || append->n == 1, "one token of each sequence");
   PQCACHE_RETURN_IF_ERROR(CheckShapes(params));
   SearchArrays arrays;
   Place(params, static_cast<char*>(params.workspace), &arrays);
-  PQCACHE_RETURN_IF_ERROR(LaunchScoreTables(params, arrays, stream));
+  PQCACHE_RETURN_IF_ERROR(LaunchScoreTables(params, arrays, append, stream));
   PQCACHE_RETURN_IF_ERROR(LaunchScanCodes(params, arrays, false, stream));
   return LaunchScanCodes(params, arrays, true, stream);
 }

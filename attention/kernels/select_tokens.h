@@ -3,9 +3,9 @@
 // The best candidates of every KV head by the scores of their codes, found without a host and
 // without a score for each in memory.
 //
-// Scores are sums of the whole numbers that QuantisedTables (pqcache/index/quantised_tables.h) makes
-// of the same queries, so a list of one query equals BestCodes' to the token. Queries that select
-// together rank a candidate by its largest share of any query's attention: score minus the
+// Scores are sums of the whole numbers that QuantisedTables (pqcache/index/quantised_tables.h)
+// makes of the same queries, so a list of one query equals BestCodes' to the token. Queries that
+// select together rank a candidate by its largest share of any query's attention: score minus the
 // log-sum-exp of the query's scores over all candidates, in sixteenths of a table step. Of equal
 // ranks the lower position wins.
 //
@@ -13,6 +13,7 @@
 // one scan of the codes collects those and sums the exponentials of all. A scan more follows if the
 // collected ones turn out not to suffice.
 
+#include "attention/kernels/append_tokens.h"
 #include "attention/kernels/gpu_types.h"
 #include "pqcache/base/status.h"
 
@@ -22,15 +23,15 @@ struct SelectTokensParams {
   GpuLayer layer;
   GpuCodebooks codebooks;
   GpuWindow window;
-  int group = 1;          // G
-  bool per_head = false;  // a list for each query head, else for each KV head
+  int group = 1;                   // G
+  bool per_head = false;           // a list for each query head, else for each KV head
   const float* queries = nullptr;  // [B, Hq, D]
   float scale = 1;                 // of inner products
   // As SelectionBudget: `ratio` of the tokens so far, else `tokens`.
   int64_t budget_tokens = 0;
   double budget_ratio = 0;
-  int max_selected = 0;       // room of a list; no more are selected
-  void* workspace = nullptr;  // SelectWorkspaceBytes, zeros before the first call
+  int max_selected = 0;             // room of a list; no more are selected
+  void* workspace = nullptr;        // SelectWorkspaceBytes, zeros before the first call
   int32_t* positions = nullptr;     // [lists, max_selected] ascending positions
   int32_t* counts = nullptr;        // [lists] of them
   float* unselected_lse = nullptr;  // [B, Hq] log-sum-exp of the scores of the others; may be null
@@ -39,7 +40,9 @@ struct SelectTokensParams {
 // lists = B * Hkv, or B * Hq if per_head. Of the parameters only shapes are read.
 size_t SelectWorkspaceBytes(const SelectTokensParams& params);
 
-// InvalidArgument for shapes that the kernels do not have, naming those they do.
-Status SelectTokens(const SelectTokensParams& params, GpuStream stream);
+// InvalidArgument for shapes that the kernels do not have, naming those they do. With `append`
+// (host memory, n = 1) the newest tokens are appended meanwhile, as AppendTokens does.
+Status SelectTokens(const SelectTokensParams& params, GpuStream stream,
+                    const AppendTokensParams* append = nullptr);
 
 }  // namespace pqcache::attention

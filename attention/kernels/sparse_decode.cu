@@ -23,7 +23,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileRows = 16;
-constexpr int kTilesAhead = 2;  // of a warp, in shared memory
+constexpr int kTilesAhead = 1;   // of a warp, in shared memory; other warps hide the wait for it
 constexpr int kTileQueries = 4;  // of one product
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
@@ -96,8 +96,8 @@ __device__ void LoadQueries(const float* queries, int count, float scale,
   }
 }
 
-// Rows [16 * tile, ...) into `to`, 16-byte pieces exchanged so that neighbouring rows' pieces lie in
-// different banks. Rows beyond the last are copies of it.
+// Rows [16 * tile, ...) into `to`, 16-byte pieces exchanged so that neighbouring rows' pieces lie
+// in different banks. Rows beyond the last are copies of it.
 template <int kDim>
 __device__ void FetchTile(const Rows& rows, int tile, char* to) {
   constexpr int kPieces = kDim / 4;  // of a row
@@ -116,7 +116,9 @@ template <int kDim, int kProducts>
 __device__ void AttendTile(const char* tile, int valid, WarpState<kDim, kProducts>* state) {
   constexpr int kPieces = kDim / 4;
   const int lane = threadIdx.x % 32, row = lane / 4;
-  const auto piece_at = [&](int r, int piece) { return tile + (r * kPieces + (piece ^ r % 8)) * 16; };
+  const auto piece_at = [&](int r, int piece) {
+    return tile + (r * kPieces + (piece ^ r % 8)) * 16;
+  };
   float logits[kProducts][4] = {};
 #pragma unroll
   for (int i = 0; i < kDim / 16; ++i) {
@@ -204,28 +206,51 @@ __device__ void StoreWarp(const WarpState<kDim, kProducts>& state, int queries, 
 }
 
 // Joins `count` parts of `queries` queries, `stride` floats apart, and hands on
-// use(query, dimension, output, maximum, sum). load(pointer) reads the parts.
+// use(query, dimension, output, maximum, sum). load(pointer) reads the parts; `factors` has room
+// for [count, queries].
 template <int kDim, typename Load, typename Use>
-__device__ void JoinParts(const float* parts, int count, size_t stride, int queries,
+__device__ void JoinParts(const float* parts, int count, size_t stride, int queries, float* factors,
                           const Load& load, const Use& use) {
+  __shared__ float maxima[kMaxGpuGroup], sums[kMaxGpuGroup];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp < queries) {
+    const float* part = parts + warp * (kDim + 2) + kDim;
+    float most = -INFINITY;
+    for (int j = lane; j < count; j += 32) most = fmaxf(most, load(part + j * stride));
+    for (int distance = 16; distance > 0; distance /= 2) {
+      most = fmaxf(most, __shfl_xor_sync(~0u, most, distance));
+    }
+    float sum = 0;
+    for (int j = lane; j < count; j += 32) {
+      // A part without rows has no maximum; all of them may have none.
+      const float factor = most == -INFINITY ? 0 : FastExp2(load(part + j * stride) - most);
+      factors[j * queries + warp] = factor;
+      sum += factor * load(part + j * stride + 1);
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, distance);
+    }
+    if (lane == 0) maxima[warp] = most, sums[warp] = sum;
+  }
+  __syncthreads();
   for (int i = threadIdx.x; i < queries * kDim; i += kThreads) {
     const int q = i / kDim, d = i % kDim;
-    const float* part = parts + q * (kDim + 2);
-    float most = -INFINITY;
-    for (int j = 0; j < count; ++j) most = fmaxf(most, load(part + j * stride + kDim));
-    float out = 0, sum = 0;
-    for (int j = 0; j < count; ++j) {
-      const float factor = FastExp2(load(part + j * stride + kDim) - most);
-      if (factor == 0 || most == -INFINITY) continue;
-      out += factor * load(part + j * stride + d);
-      sum += factor * load(part + j * stride + kDim + 1);
-    }
-    use(q, d, out, most, sum);
+    const float* part = parts + q * (kDim + 2) + d;
+    float out = 0;
+#pragma unroll 8
+    for (int j = 0; j < count; ++j) out += factors[j * queries + q] * load(part + j * stride);
+    use(q, d, out, maxima[q], sums[q]);
   }
+  __syncthreads();
 }
+static_assert(kWarps >= kMaxGpuGroup, "a warp for each query");
+
+// With more than four queries their registers suffice for one block.
+template <int kProducts>
+constexpr int kBlocksOfProcessor = kProducts == 1 ? 2 : 1;
 
 template <int kDim, int kProducts>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
     SparseDecodeKernel(SparseDecodeParams p, Workspace workspace) {
   extern __shared__ __align__(128) char shared[];
   __shared__ bool last;
@@ -235,6 +260,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int head = list / lists_of_head % p.layer.kv_heads;
   const int sequence = list / lists_of_head / p.layer.kv_heads;
   const int queries = workspace.queries;
+  WaitForPrevious();
+  AllowNext();
   const Rows rows = RowsOf(p, list, head, sequence);
 
   char* tiles = shared + size_t(warp) * kTilesAhead * kTileBytes;
@@ -266,12 +293,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   StoreWarp(state, queries, of_warps + warp * part);
   __syncthreads();
   float* of_blocks = workspace.parts + size_t(list) * gridDim.x * part;
-  JoinParts<kDim>(of_warps, kWarps, part, queries, [](const float* x) { return *x; },
-                  [&](int q, int d, float out, float most, float sum) {
-                    float* to = of_blocks + block * part + q * (kDim + 2);
-                    to[d] = out;
-                    if (d == 0) to[kDim] = most, to[kDim + 1] = sum;
-                  });
+  float* factors = of_warps + kWarps * part;
+  JoinParts<kDim>(
+      of_warps, kWarps, part, queries, factors, [](const float* x) { return *x; },
+      [&](int q, int d, float out, float most, float sum) {
+        float* to = of_blocks + block * part + q * (kDim + 2);
+        to[d] = out;
+        if (d == 0) to[kDim] = most, to[kDim + 1] = sum;
+      });
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -281,22 +310,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (!last) return;
   __threadfence();
-  JoinParts<kDim>(of_blocks, int(gridDim.x), part, queries,
-                  [](const float* x) { return __ldcg(x); },
-                  [&](int q, int d, float out, float most, float sum) {
-                    const size_t row = size_t(list) * queries + q;
-                    p.out[row * kDim + d] = out / sum;
-                    if (d == 0 && p.lse != nullptr) p.lse[row] = kLn2 * (most + log2f(sum));
-                  });
+  JoinParts<kDim>(
+      of_blocks, int(gridDim.x), part, queries, factors, [](const float* x) { return __ldcg(x); },
+      [&](int q, int d, float out, float most, float sum) {
+        const size_t row = size_t(list) * queries + q;
+        p.out[row * kDim + d] = out / sum;
+        if (d == 0 && p.lse != nullptr) p.lse[row] = kLn2 * (most + log2f(sum));
+      });
 }
 
-// Blocks of a list: enough for every multiprocessor, but a few tiles for each warp.
-constexpr int kBlocksOfGpu = 132;
+constexpr int kBlocksOfGpu = 264;      // two for each multiprocessor of an H200
+constexpr int kMaxBlocksOfList = 128;  // whose parts are joined
 
 size_t Place(const SparseDecodeParams& p, char* memory, Workspace* workspace) {
   workspace->queries = p.per_head ? 1 : p.group;
   workspace->lists = p.layer.batch * p.layer.kv_heads * (p.per_head ? p.group : 1);
-  workspace->blocks = std::max(1, kBlocksOfGpu / std::max(1, workspace->lists));
+  workspace->blocks = std::clamp(kBlocksOfGpu / std::max(1, workspace->lists), 1, kMaxBlocksOfList);
   const size_t counters = (size_t(workspace->lists) * 4 + 255) / 256 * 256;
   workspace->blocks_done = reinterpret_cast<unsigned*>(memory);
   workspace->parts = reinterpret_cast<float*>(memory + counters);
@@ -309,8 +338,9 @@ Status Launch(const SparseDecodeParams& p, const Workspace& workspace, GpuStream
   constexpr size_t kBytes = size_t{kWarps} * kTilesAhead * kTileRows * kDim * 4;
   auto* kernel = SparseDecodeKernel<kDim, kProducts>;
   PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, kBytes));
-  kernel<<<dim3(workspace.blocks, workspace.lists), kThreads, kBytes, stream>>>(p, workspace);
-  return LaunchStatus("sparse decode");
+  return LaunchOverlapping("sparse decode", kernel,
+                           {dim3(workspace.blocks, workspace.lists), kThreads, kBytes}, stream, p,
+                           workspace);
 }
 
 }  // namespace

@@ -15,8 +15,8 @@ namespace pqcache::attention {
 struct SparseDecodeParams {
   GpuLayer layer;
   GpuWindow window;
-  int group = 1;          // G
-  bool per_head = false;  // a list for each query head, else for each KV head
+  int group = 1;                   // G
+  bool per_head = false;           // a list for each query head, else for each KV head
   const float* queries = nullptr;  // [B, Hq, D]
   float scale = 1;                 // of inner products
   // As SelectTokens writes them; null: every token is attended.

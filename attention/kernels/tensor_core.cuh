@@ -47,10 +47,10 @@ __device__ inline uint32_t PackBFloat16(float low, float high) {
 
 // 16 bytes from device or mapped host memory to shared memory, later.
 __device__ inline void CopyAsync(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   uint32_t(__cvta_generic_to_shared(to))),
-               "l"(from)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
+      "l"(from)
+      : "memory");
 }
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most kLeft groups are under way.

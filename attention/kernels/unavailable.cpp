@@ -37,7 +37,9 @@ Result<float> TimeOnGpu(GpuStream, const std::function<Status()>&) { return NoCu
 Status AppendTokens(const AppendTokensParams&, GpuStream) { return NoCuda(); }
 Status AdvanceTokens(int32_t*, int, int, GpuStream) { return NoCuda(); }
 size_t SelectWorkspaceBytes(const SelectTokensParams&) { return 0; }
-Status SelectTokens(const SelectTokensParams&, GpuStream) { return NoCuda(); }
+Status SelectTokens(const SelectTokensParams&, GpuStream, const AppendTokensParams*) {
+  return NoCuda();
+}
 size_t SparseDecodeWorkspaceBytes(const SparseDecodeParams&) { return 0; }
 Status SparseDecode(const SparseDecodeParams&, GpuStream) { return NoCuda(); }
 

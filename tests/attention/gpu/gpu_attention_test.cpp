@@ -199,9 +199,9 @@ TEST_P(GpuSelection, SharedListsHoldTheBestShares) {
     const auto lists = Select(world, attention.get());
     for (int b = 0; b < world.batch(); ++b) {
       const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
-      const int64_t k = std::min<int64_t>(
-          GetParam().budget.TokensFor(tokens),
-          tokens - world.shape.window.local_window - world.shape.window.n_sink);
+      const int64_t k =
+          std::min<int64_t>(GetParam().budget.TokensFor(tokens),
+                            tokens - world.shape.window.local_window - world.shape.window.n_sink);
       for (int h = 0; h < world.shape.kv_heads; ++h) {
         SCOPED_TRACE("sequence " + std::to_string(b) + " head " + std::to_string(h));
         SlowSelection(world, b, h)
@@ -241,7 +241,8 @@ TEST_P(GpuSelection, OutputsAreThoseOfTheSelectedRows) {
           }
           if (name == "pq") {
             const int list = per_head ? b * world.heads() + q : b * world.shape.kv_heads + h;
-            for (const int32_t t : lists[static_cast<size_t>(list)]) keep[static_cast<size_t>(t)] = true;
+            for (const int32_t t : lists[static_cast<size_t>(list)])
+              keep[static_cast<size_t>(t)] = true;
           }
           const SdpaShape shape{1, tokens, 1, 1, world.dim()};
           const auto truth =
@@ -249,10 +250,11 @@ TEST_P(GpuSelection, OutputsAreThoseOfTheSelectedRows) {
           double magnitude = 0;
           for (const double x : truth.out) magnitude = std::max(magnitude, std::fabs(x));
           for (int d = 0; d < world.dim(); ++d) {
-            ASSERT_NEAR(found[static_cast<size_t>((int64_t{b} * world.heads() + q) * world.dim() + d)],
-                        truth.out[static_cast<size_t>(d)], Tolerance(DType::kF16, magnitude))
-                << name << (per_head ? " per head" : " shared") << " sequence " << b << " query " << q
-                << " dimension " << d;
+            ASSERT_NEAR(
+                found[static_cast<size_t>((int64_t{b} * world.heads() + q) * world.dim() + d)],
+                truth.out[static_cast<size_t>(d)], Tolerance(DType::kF16, magnitude))
+                << name << (per_head ? " per head" : " shared") << " sequence " << b << " query "
+                << q << " dimension " << d;
           }
         }
       }
@@ -271,8 +273,12 @@ std::vector<Case> Cases() {
        {.tokens = 100}},
       {"dim_64", {.pq = {64, 16, 4}, .group = 2, .tokens = {11000}}, {.ratio = 0.02}},
       {"dim_64_8_bits", {.pq = {64, 8, 8}, .group = 1, .tokens = {11000}}, {.tokens = 256}},
-      {"group_7", {.pq = {128, 32, 4}, .kv_heads = 1, .group = 7, .tokens = {10000}}, {.tokens = 500}},
-      {"group_8", {.pq = {128, 16, 8}, .kv_heads = 1, .group = 8, .tokens = {10000}}, {.tokens = 500}},
+      {"group_7",
+       {.pq = {128, 32, 4}, .kv_heads = 1, .group = 7, .tokens = {10000}},
+       {.tokens = 500}},
+      {"group_8",
+       {.pq = {128, 16, 8}, .kv_heads = 1, .group = 8, .tokens = {10000}},
+       {.tokens = 500}},
       {"wide_codes", {.pq = {128, 32, 8}, .kv_heads = 1, .tokens = {9000}}, {.tokens = 500}},
       {"more_than_there_are", {.pq = {128, 16, 8}, .tokens = {9000}}, {.tokens = 1000000}},
       {"nothing", {.pq = {128, 16, 8}, .tokens = {9000}}, {}},
@@ -342,8 +348,9 @@ TEST(GpuAttentionErrors, NameWhatThereIsNoKernelFor) {
   options.heads = world.heads();
   options.policy = *CreatePolicy("flat");
   options.budget = {.tokens = 5};
-  EXPECT_NE(GpuAttention::Create(options, world.cache.get()).status().message().find("exact, recent"),
-            std::string::npos);
+  EXPECT_NE(
+      GpuAttention::Create(options, world.cache.get()).status().message().find("exact, recent"),
+      std::string::npos);
   options.policy = *CreatePolicy("pq");
   options.budget = {.mass = 0.9};
   EXPECT_EQ(GpuAttention::Create(options, world.cache.get()).status().code(),

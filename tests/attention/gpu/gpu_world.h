@@ -28,9 +28,8 @@ inline std::string NoGpuReason() {
   return gpus->empty() ? "no GPU here" : "";
 }
 
-#define PQCACHE_NEEDS_GPU()                                               \
-  if (const std::string why = ::pqcache::testing::NoGpuReason(); !why.empty()) \
-  GTEST_SKIP() << why
+#define PQCACHE_NEEDS_GPU() \
+  if (const std::string why = ::pqcache::testing::NoGpuReason(); !why.empty()) GTEST_SKIP() << why
 
 // Device memory with these numbers.
 template <typename T>
@@ -123,7 +122,8 @@ class GpuWorld {
   // The index that the CPU has of the same keys.
   PqIndex Index(int b, int h) const {
     PqIndex index(std::make_shared<const HeadCodebook>(set.heads[static_cast<size_t>(h)]));
-    for (int64_t t = 0; t < shape.tokens[static_cast<size_t>(b)]; ++t) index.Append(1, key(b, t, h));
+    for (int64_t t = 0; t < shape.tokens[static_cast<size_t>(b)]; ++t)
+      index.Append(1, key(b, t, h));
     return index;
   }
 
