@@ -405,6 +405,10 @@ class CommandLine(unittest.TestCase):
         done = self.expect(0, "", "bench", "attention", "--ctx", "1k", "--heads", "4",
                            "--kv-heads", "2", "--dim", "64", "--rounds", "1", "--json")
         self.assertEqual(json.loads(done.stdout)["rows"][-1]["name"], "select: FAISS IndexPQ")
+        self.expect(2, "--batch is 2, expected 1 without --device cuda", "bench", "attention",
+                    "--batch", "2")
+        self.expect(2, "--device is 'tpu', expected cpu or cuda", "bench", "attention",
+                    "--device", "tpu")
         self.expect(2, "--heads is 3, expected a multiple of --kv-heads, 2", "bench", "attention",
                     "--heads", "3", "--kv-heads", "2")
 
