@@ -10,8 +10,8 @@ namespace pqcache::attention {
 
 constexpr int kRankThreads = 512;
 static_assert(kMaxSegments == kRankThreads, "a thread for each segment");
-constexpr int kRanksInShared = 6144;  // keys and positions
-constexpr size_t kRankSharedBytes = kRanksInShared * (sizeof(uint32_t) + sizeof(int));
+constexpr int kRanksInShared = 8192;
+constexpr size_t kRankSharedBytes = kRanksInShared * sizeof(uint32_t);
 constexpr int kDigitBits = 11;
 
 struct RankShared {
@@ -80,6 +80,23 @@ __device__ Found<kWords> LoadFound(const Found<kWords>* from) {
   return u.found;
 }
 
+// Calls use(i, candidate) for those of a segment, in order. Several are on their way at a time.
+template <int kWords, typename Use>
+__device__ void ForFound(const Found<kWords>* candidates, int count, const Use& use) {
+  constexpr int kAhead = 8 / kWords;
+  for (int first = 0; first < count; first += kAhead) {
+    Found<kWords> batch[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i < count) batch[i] = LoadFound(candidates + first + i);
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i < count) use(first + i, batch[i]);
+    }
+  }
+}
+
 // Log-sum-exp of each query's scores over all candidates, and what it makes of ranks.
 template <int kWords>
 __device__ void SetExactOffsets(const SearchArrays& arrays, int list, int queries, int segments,
@@ -144,9 +161,8 @@ __device__ void AskForRetry(int least, int queries, const RankShared& s, Search*
 
 // Adds a candidate's share of each query's attention to all candidates.
 template <int kWords>
-__device__ void AddShares(const Found<kWords>* candidate, const Search& search, int queries,
+__device__ void AddShares(const Found<kWords>& one, const Search& search, int queries,
                           float (&shares)[kWordQueries * kWords]) {
-  const Found<kWords> one = LoadFound(candidate);
 #pragma unroll
   for (int q = 0; q < kWordQueries * kWords; ++q) {
     if (q >= queries) continue;
@@ -197,12 +213,8 @@ __device__ void RankFound(const SelectTokensParams& p, const SearchArrays& array
   SetExactOffsets<kWords>(arrays, list, queries, segments, retry, s);
   const bool fits = found <= kRanksInShared;
   uint32_t* keys = fits ? shared : arrays.keys + of_list;
-  int* positions =
-      fits ? reinterpret_cast<int*>(shared + kRanksInShared) : arrays.positions + of_list;
   uint32_t lowest = ~0u, highest = 0;
-#pragma unroll 4
-  for (int i = 0; i < count; ++i) {
-    const Found<kWords> one = LoadFound(candidates + i);
+  ForFound<kWords>(candidates, count, [&](int i, const Found<kWords>& one) {
     int key = 0;
 #pragma unroll
     for (int q = 0; q < kWordQueries * kWords; ++q) {
@@ -210,10 +222,9 @@ __device__ void RankFound(const SelectTokensParams& p, const SearchArrays& array
       if (q < queries) key = max(key, of_query);
     }
     keys[first + i] = uint32_t(key);
-    positions[first + i] = one.position;
     lowest = min(lowest, uint32_t(key));
     highest = max(highest, uint32_t(key));
-  }
+  });
   lowest = __reduce_min_sync(~0u, lowest);
   highest = __reduce_max_sync(~0u, highest);
   if (lane == 0) s->lowest[warp] = lowest, s->highest[warp] = highest;
@@ -249,17 +260,17 @@ __device__ void RankFound(const SelectTokensParams& p, const SearchArrays& array
   int* to =
       p.positions + size_t(list) * p.max_selected + above_before + min(equal_before, equal_room);
   float selected[kWordQueries * kWords] = {};
-  for (int i = 0; i < count && k > 0; ++i) {
+  ForFound<kWords>(candidates, k > 0 ? count : 0, [&](int i, const Found<kWords>& one) {
     const uint32_t key = keys[first + i];
     bool take = key > kth;
     if (key == kth && equal_left > 0) {
       take = true;
       --equal_left;
     }
-    if (!take) continue;
-    *to++ = positions[first + i];
-    if (p.unselected_lse != nullptr) AddShares(candidates + i, search, queries, selected);
-  }
+    if (!take) return;
+    *to++ = one.position;
+    AddShares(one, search, queries, selected);
+  });
   if (p.unselected_lse != nullptr) StoreUnselected<kWords>(p, search, list, queries, selected, s);
 }
 

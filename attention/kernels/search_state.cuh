@@ -50,7 +50,6 @@ struct SearchArrays {
   float* exponentials;  // [lists, kMaxSegments, 4 * words] sums of a warp
   char* found;          // [lists, capacity] of Found
   uint32_t* keys;       // [lists, capacity] ranks that shared memory cannot hold
-  int* positions;       // [lists, capacity] of those
   int lists, words, capacity, blocks;
 };
 

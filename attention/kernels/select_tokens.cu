@@ -39,7 +39,6 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   const size_t found_bytes = words == 1 ? sizeof(Found<1>) : sizeof(Found<2>);
   arrays->found = place(lists * capacity * found_bytes);
   arrays->keys = reinterpret_cast<uint32_t*>(place(lists * capacity * 4));
-  arrays->positions = reinterpret_cast<int*>(place(lists * capacity * 4));
   arrays->lists = int(lists);
   arrays->words = int(words);
   arrays->capacity = int(capacity);
