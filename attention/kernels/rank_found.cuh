@@ -1,7 +1,7 @@
 #pragma once
 
-// Ranks the candidates that a scan found and selects the best: by one block, for one list. A thread
-// has the candidates of one segment, so that what it writes ascends.
+// Ranks the candidates that the blocks of a list have found and selects the best. Every block sees
+// the ranks of all of them, comes to the same threshold and writes those of its own that reach it.
 
 #include "attention/kernels/block_reduce.cuh"
 #include "attention/kernels/search_state.cuh"
@@ -9,24 +9,27 @@
 namespace pqcache::attention {
 
 constexpr int kRankThreads = 512;
-static_assert(kMaxSegments == kRankThreads, "a thread for each segment");
+constexpr int kRankWarps = kRankThreads / 32;
 constexpr int kRanksInShared = 8192;
 constexpr size_t kRankSharedBytes = kRanksInShared * sizeof(uint32_t);
 constexpr int kDigitBits = 11;
 
 struct RankShared {
-  float exponentials[kMaxQueries][kRankThreads / 32];
-  int ints[kRankThreads / 32];
-  uint32_t lowest[kRankThreads / 32], highest[kRankThreads / 32];
-  float lse[kMaxQueries];
+  int of_warps[kRankWarps + 1];  // found by the warps before each
+  int first, found;              // of this block's candidates among those of the list; all of those
+  float sums[kMaxQueries][kRankWarps];
+  int ints[kRankWarps];
+  uint32_t lowest[kRankWarps], highest[kRankWarps];
+  float base[kMaxQueries], lse[kMaxQueries];
   int units[kMaxQueries];
   int bins[1 << kDigitBits];
   int bin, above;
+  bool last;
 };
 
 // Keys [n] between `lowest` and `highest`; the one that `rank` of them have at least, rank in
 // [1, n]. *more is how many are above it.
-__device__ inline uint32_t KthLargestKey(const uint32_t* keys, int n, uint32_t lowest,
+__device__ inline uint32_t KthLargestKey(const volatile uint32_t* keys, int n, uint32_t lowest,
                                          uint32_t highest, int rank, RankShared* s, int* more) {
   int bits = 32 - __clz(highest - lowest);
   uint32_t kth = 0;  // digits of it that are known, relative to the lowest
@@ -80,198 +83,219 @@ __device__ Found<kWords> LoadFound(const Found<kWords>* from) {
   return u.found;
 }
 
-// Calls use(i, candidate) for those of a segment, in order. Several are on their way at a time.
-template <int kWords, typename Use>
-__device__ void ForFound(const Found<kWords>* candidates, int count, const Use& use) {
-  constexpr int kAhead = 8 / kWords;
-  for (int first = 0; first < count; first += kAhead) {
-    Found<kWords> batch[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (first + i < count) batch[i] = LoadFound(candidates + first + i);
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (first + i < count) use(first + i, batch[i]);
-    }
-  }
-}
-
-// Log-sum-exp of each query's scores over all candidates, and what it makes of ranks.
-template <int kWords>
-__device__ void SetExactOffsets(const SearchArrays& arrays, int list, int queries, int segments,
-                                bool summed, RankShared* s) {
-  Search& search = arrays.searches[list];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (!summed) {
-    const auto* sums = reinterpret_cast<const float4*>(arrays.exponentials) +
-                       (size_t(list) * kMaxSegments + threadIdx.x) * kWords;
-#pragma unroll
-    for (int j = 0; j < kWords; ++j) {
-      const float4 of_thread =
-          int(threadIdx.x) < segments ? __ldcg(sums + j) : make_float4(0, 0, 0, 0);
-      const float four[] = {of_thread.x, of_thread.y, of_thread.z, of_thread.w};
-#pragma unroll
-      for (int q = 0; q < kWordQueries; ++q) {
-        const float sum = JoinWarp(four[q], [](float a, float b) { return a + b; });
-        if (lane == 0) s->exponentials[j * kWordQueries + q][warp] = sum;
-      }
-    }
-    __syncthreads();
-    if (warp < queries) {
-      const float of_lane = lane < kRankThreads / 32 ? s->exponentials[warp][lane] : 0;
-      const float sum = JoinWarp(of_lane, [](float a, float b) { return a + b; });
-      if (lane == 0) {
-        search.lse[warp] = LseOf(sum, search.base[warp], search.step, search.largest_sum[warp]);
-      }
-    }
-  }
+// Waits until every block of the list has come here. All of them run at the same time.
+__device__ inline void MeetOtherBlocks(unsigned* arrivals, unsigned blocks) {
   __syncthreads();
+  if (blocks == 1) return;
   if (threadIdx.x == 0) {
-    s->units[0] = 0;
-    if (queries > 1) SetOffsets(search.base, search.lse, queries, search.step, s->units);
+    __threadfence();
+    const unsigned mine = atomicAdd(arrivals, 1u);
+    const unsigned all = (mine / blocks + 1) * blocks;
+    while (int(*static_cast<volatile unsigned*>(arrivals) - all) < 0) {
+    }
+    __threadfence();
   }
   __syncthreads();
 }
 
-// The key that a candidate may have that the scan did not find, and no more.
-__device__ inline int BestUnfound(const Search& search, int queries, const RankShared& s) {
-  int best = -1;
-  for (int q = 0; q < queries; ++q) {
-    const uint32_t pair = q % 2 == 0 ? search.offsets_02[q / 4] : search.offsets_13[q / 4];
-    const int offset = q % 4 < 2 ? LowHalf(pair) : HighHalf(pair);
-    const int sum = search.least - 1 - offset;
-    if (sum >= 0) best = max(best, sum * kRankUnits + s.units[q]);
-  }
-  return best;
-}
-
-// For another scan: one that finds every candidate with the key of those found so far, or all.
+// What ranks of a list depend on, the same in all of its blocks.
 template <int kWords>
-__device__ void AskForRetry(int least, int queries, const RankShared& s, Search* search) {
-  search->retry = 1;
-  search->least = least;
-  for (int j = 0; j < kWords; ++j) search->offsets_02[j] = search->offsets_13[j] = 0;
-  for (int q = 0; q < queries; ++q) {
-    const uint32_t offset = uint32_t((s.units[q] + kRankUnits - 1) / kRankUnits)
-                            << (q % 4 < 2 ? 0 : 16);
-    (q % 2 == 0 ? search->offsets_02 : search->offsets_13)[q / 4] |= offset;
-  }
-}
+struct ListRanks {
+  static constexpr int kQueries = kWordQueries * kWords;
+  int queries;
+  float step;
+  float base[kQueries], lse[kQueries];
+  int units[kQueries];
 
-// Adds a candidate's share of each query's attention to all candidates.
-template <int kWords>
-__device__ void AddShares(const Found<kWords>& one, const Search& search, int queries,
-                          float (&shares)[kWordQueries * kWords]) {
-#pragma unroll
-  for (int q = 0; q < kWordQueries * kWords; ++q) {
-    if (q >= queries) continue;
-    const float sum = float(SumOf<kWords>(one.sums_02, one.sums_13, q));
-    shares[q] += __expf(search.base[q] + search.step * sum - search.lse[q]);
-  }
-}
-
-// From what each thread's selected candidates have of the queries' attention.
-template <int kWords>
-__device__ void StoreUnselected(const SelectTokensParams& p, const Search& search, int list,
-                                int queries, const float (&selected)[kWordQueries * kWords],
-                                RankShared* s) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-  for (int q = 0; q < kWordQueries * kWords; ++q) {
-    const float share = JoinWarp(selected[q], [](float a, float b) { return a + b; });
-    if (lane == 0) s->exponentials[q][warp] = share;
-  }
-  __syncthreads();
-  if (warp >= queries) return;
-  const float of_lane = lane < kRankThreads / 32 ? s->exponentials[warp][lane] : 0;
-  const float share = JoinWarp(of_lane, [](float a, float b) { return a + b; });
-  if (lane == 0) {
-    // Rounding alone must not leave anything of candidates that are all selected.
-    const bool rest = search.k < search.end - search.begin && share < 1;
-    p.unselected_lse[list * queries + warp] = rest ? search.lse[warp] + log1pf(-share) : -INFINITY;
-  }
-}
-
-// After a scan whose warps took `segment_tokens` candidates each. Writes the list, or asks for
-// another scan.
-template <int kWords>
-__device__ void RankFound(const SelectTokensParams& p, const SearchArrays& arrays, int list,
-                          int segment_tokens, bool retry, uint32_t* shared, RankShared* s) {
-  Search& search = arrays.searches[list];
-  const int queries = p.per_head ? 1 : p.group;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int segments = arrays.blocks * (kRankThreads / 32);
-  const size_t of_list = size_t(list) * arrays.capacity;
-  const auto* candidates = reinterpret_cast<const Found<kWords>*>(arrays.found) + of_list +
-                           size_t(threadIdx.x) * segment_tokens;
-  const int count = int(threadIdx.x) < segments
-                        ? __ldcg(arrays.segment_counts + size_t(list) * kMaxSegments + threadIdx.x)
-                        : 0;
-  int found;
-  const int first = SumBefore(count, s->ints, &found);
-  SetExactOffsets<kWords>(arrays, list, queries, segments, retry, s);
-  const bool fits = found <= kRanksInShared;
-  uint32_t* keys = fits ? shared : arrays.keys + of_list;
-  uint32_t lowest = ~0u, highest = 0;
-  ForFound<kWords>(candidates, count, [&](int i, const Found<kWords>& one) {
+  __device__ uint32_t KeyOf(const Found<kWords>& one) const {
     int key = 0;
 #pragma unroll
-    for (int q = 0; q < kWordQueries * kWords; ++q) {
-      const int of_query = SumOf<kWords>(one.sums_02, one.sums_13, q) * kRankUnits + s->units[q];
+    for (int q = 0; q < kQueries; ++q) {
+      const int of_query = SumOf<kWords>(one.sums_02, one.sums_13, q) * kRankUnits + units[q];
       if (q < queries) key = max(key, of_query);
     }
-    keys[first + i] = uint32_t(key);
-    lowest = min(lowest, uint32_t(key));
-    highest = max(highest, uint32_t(key));
-  });
+    return uint32_t(key);
+  }
+};
+
+// Hands this block's number of candidates and its exponentials to the others and learns theirs:
+// where its candidates stand among all, and the log-sum-exp of each query's scores. A scan that
+// runs again has no exponentials; `ranks` are as they were.
+template <int kWords>
+__device__ void ExchangeFound(const SearchArrays& arrays, int list, const Exponentials<kWords>& own,
+                              bool again, RankShared* s, ListRanks<kWords>* ranks) {
+  Search& search = arrays.searches[list];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, blocks = gridDim.x;
+  const auto add = [](float a, float b) { return a + b; };
+  const size_t first = size_t(list) * kMaxBlocks;
+  if (!again) {
+#pragma unroll
+    for (int q = 0; q < ranks->kQueries; ++q) {
+      const float sum = JoinWarp(own.sums[q], add);
+      if (lane == 0) s->sums[q][warp] = sum;
+    }
+    __syncthreads();
+    if (warp < ranks->queries) {
+      const float sum = JoinWarp(lane < kRankWarps ? s->sums[warp][lane] : 0, add);
+      if (lane == 0) arrays.exponentials[(first + blockIdx.x) * kMaxQueries + warp] = sum;
+    }
+  }
+  if (threadIdx.x == 0) arrays.found_counts[first + blockIdx.x] = s->of_warps[kRankWarps];
+  MeetOtherBlocks(&search.arrivals, blocks);
+  if (warp == kRankWarps - 1) {
+    const int count = lane < blocks ? __ldcg(arrays.found_counts + first + lane) : 0;
+    const int before = __reduce_add_sync(~0u, lane < int(blockIdx.x) ? count : 0);
+    const int all = __reduce_add_sync(~0u, count);
+    if (lane == 0) s->first = before, s->found = all;
+  } else if (!again && warp < ranks->queries) {
+    const float* sums = arrays.exponentials + first * kMaxQueries + warp;
+    const float sum = JoinWarp(lane < blocks ? __ldcg(sums + lane * kMaxQueries) : 0, add);
+    if (lane == 0) {
+      s->base[warp] = search.base[warp];
+      s->lse[warp] = LseOf(sum, search.base[warp], search.step, search.largest_sum[warp]);
+    }
+  }
+  __syncthreads();
+  if (again) return;
+  if (threadIdx.x == 0) {
+    s->units[0] = 0;
+    if (ranks->queries > 1) SetOffsets(s->base, s->lse, ranks->queries, search.step, s->units);
+  }
+  __syncthreads();
+  ranks->step = search.step;
+#pragma unroll
+  for (int q = 0; q < ranks->kQueries; ++q) {
+    ranks->base[q] = s->base[q];
+    ranks->lse[q] = s->lse[q];
+    ranks->units[q] = s->units[q];
+  }
+}
+static_assert(kMaxBlocks <= 32 && kRankWarps > kMaxQueries, "a lane a block, a warp a query");
+
+// Where this block's candidate number i is.
+template <int kWords>
+__device__ const Found<kWords>* FoundAt(const Found<kWords>* of_block, int warp_room, int i,
+                                        const RankShared& s) {
+  int warp = 0;
+#pragma unroll
+  for (int half = kRankWarps / 2; half > 0; half /= 2) {
+    if (s.of_warps[warp + half] <= i) warp += half;
+  }
+  return of_block + size_t(warp) * warp_room + (i - s.of_warps[warp]);
+}
+
+// Keys of all candidates of the list, in order of position: the threshold that the best k reach.
+struct Threshold {
+  uint32_t key;
+  int above, above_before, equal_before;  // all above it; of the blocks before, above it and at it
+};
+
+__device__ inline Threshold FindThreshold(const uint32_t* all, int k, uint32_t* shared,
+                                          RankShared* s) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = s->found;
+  const bool fits = n <= kRanksInShared;
+  uint32_t lowest = ~0u, highest = 0;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < n; i += kRankThreads) {
+    const uint32_t key = __ldcg(all + i);
+    if (fits) shared[i] = key;
+    lowest = min(lowest, key);
+    highest = max(highest, key);
+  }
   lowest = __reduce_min_sync(~0u, lowest);
   highest = __reduce_max_sync(~0u, highest);
   if (lane == 0) s->lowest[warp] = lowest, s->highest[warp] = highest;
   __syncthreads();
-  lowest = __reduce_min_sync(~0u, s->lowest[lane % (kRankThreads / 32)]);
-  highest = __reduce_max_sync(~0u, s->highest[lane % (kRankThreads / 32)]);
-
-  const int k = search.k;
-  int more = 0;
-  uint32_t kth = 0;
-  if (found >= k && k > 0) kth = KthLargestKey(keys, found, lowest, highest, k, s, &more);
-  if (search.least > 0 && k > 0 && (found < k || int(kth) <= BestUnfound(search, queries, *s))) {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      AskForRetry<kWords>(found < k ? 0 : int(kth) / kRankUnits, queries, *s, &search);
-    }
-    return;
-  }
-  if (threadIdx.x == 0) {
-    search.retry = 0;
-    p.counts[list] = k;
-  }
+  lowest = __reduce_min_sync(~0u, s->lowest[lane % kRankWarps]);
+  highest = __reduce_max_sync(~0u, s->highest[lane % kRankWarps]);
+  const volatile uint32_t* keys = fits ? shared : all;  // not from this block's cache
+  Threshold t = {};
+  t.key = KthLargestKey(keys, n, lowest, highest, k, s, &t.above);
   int above = 0, equal = 0;
-  for (int i = first; i < first + count && k > 0; ++i) {
-    above += keys[i] > kth ? 1 : 0;
-    equal += keys[i] == kth ? 1 : 0;
+  for (int i = threadIdx.x; i < s->first; i += kRankThreads) {
+    above += keys[i] > t.key ? 1 : 0;
+    equal += keys[i] == t.key ? 1 : 0;
   }
-  int total;
-  const int above_before = SumBefore(above, s->ints, &total);
-  const int equal_before = SumBefore(equal, s->ints, &total);
-  const int equal_room = k - more;
-  int equal_left = max(0, equal_room - equal_before);
-  int* to =
-      p.positions + size_t(list) * p.max_selected + above_before + min(equal_before, equal_room);
-  float selected[kWordQueries * kWords] = {};
-  ForFound<kWords>(candidates, k > 0 ? count : 0, [&](int i, const Found<kWords>& one) {
-    const uint32_t key = keys[first + i];
-    bool take = key > kth;
-    if (key == kth && equal_left > 0) {
-      take = true;
-      --equal_left;
+  SumBefore(above, s->ints, &t.above_before);
+  SumBefore(equal, s->ints, &t.equal_before);
+  return t;
+}
+
+// The block that finishes last adds up the shares and writes what is left of the queries'
+// attention.
+template <int kWords>
+__device__ void StoreUnselected(const SelectTokensParams& p, const SearchArrays& arrays, int list,
+                                int k, const ListRanks<kWords>& ranks,
+                                const float (&shares)[ListRanks<kWords>::kQueries], RankShared* s) {
+  Search& search = arrays.searches[list];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, blocks = gridDim.x;
+  const auto add = [](float a, float b) { return a + b; };
+  float* of_list = arrays.shares + size_t(list) * kMaxBlocks * kMaxQueries;
+#pragma unroll
+  for (int q = 0; q < ranks.kQueries; ++q) {
+    const float share = JoinWarp(shares[q], add);
+    if (lane == 0) s->sums[q][warp] = share;
+  }
+  __syncthreads();
+  if (warp < ranks.queries) {
+    const float share = JoinWarp(lane < kRankWarps ? s->sums[warp][lane] : 0, add);
+    if (lane == 0) of_list[blockIdx.x * kMaxQueries + warp] = share;
+  }
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    s->last = atomicAdd(&search.blocks_done, 1u) == gridDim.x - 1;
+    if (s->last) search.blocks_done = 0;
+  }
+  __syncthreads();
+  if (!s->last || warp >= ranks.queries) return;
+  __threadfence();
+  const float share =
+      JoinWarp(lane < blocks ? __ldcg(of_list + lane * kMaxQueries + warp) : 0, add);
+  if (lane == 0) {
+    // Rounding alone must not leave anything of candidates that are all selected.
+    const bool rest = k < search.end - search.begin && share < 1;
+    p.unselected_lse[list * ranks.queries + warp] =
+        rest ? s->lse[warp] + log1pf(-share) : -INFINITY;
+  }
+}
+
+// Writes the block's candidates that are among the best k, in order, and their shares of each
+// query's attention.
+template <int kWords>
+__device__ void WriteSelected(const SelectTokensParams& p, const SearchArrays& arrays, int list,
+                              const Found<kWords>* of_block, int warp_room,
+                              const ListRanks<kWords>& ranks, int k, const Threshold& t,
+                              RankShared* s) {
+  const int own = s->of_warps[kRankWarps];
+  const int room = k - t.above;  // for those at the threshold
+  int above_before = t.above_before, equal_before = t.equal_before;
+  int* list_positions = p.positions + size_t(list) * p.max_selected;
+  float shares[ListRanks<kWords>::kQueries] = {};
+  for (int first = 0; first < own; first += kRankThreads) {
+    const int i = first + threadIdx.x;
+    Found<kWords> one;
+    uint32_t key = 0;
+    if (i < own) {
+      one = LoadFound(FoundAt(of_block, warp_room, i, *s));
+      key = ranks.KeyOf(one);
     }
-    if (!take) return;
-    *to++ = one.position;
-    AddShares(one, search, queries, selected);
-  });
-  if (p.unselected_lse != nullptr) StoreUnselected<kWords>(p, search, list, queries, selected, s);
+    const bool above = i < own && key > t.key, equal = i < own && key == t.key;
+    int all_above, all_equal;
+    const int before = SumBefore(above ? 1 : 0, s->ints, &all_above) + above_before;
+    const int equals = SumBefore(equal ? 1 : 0, s->ints, &all_equal) + equal_before;
+    if (above || (equal && equals < room)) {
+      list_positions[before + min(equals, room)] = one.position;
+#pragma unroll
+      for (int q = 0; q < ranks.kQueries; ++q) {
+        const float sum = float(SumOf<kWords>(one.sums_02, one.sums_13, q));
+        if (q < ranks.queries) shares[q] += __expf(ranks.base[q] + ranks.step * sum - ranks.lse[q]);
+      }
+    }
+    above_before += all_above;
+    equal_before += all_equal;
+  }
+  if (p.unselected_lse != nullptr) StoreUnselected<kWords>(p, arrays, list, k, ranks, shares, s);
 }
 
 }  // namespace pqcache::attention

@@ -1,6 +1,8 @@
 // Blocks of a list share its candidates: a warp takes consecutive ones, a lane a token, and writes
-// down those whose worth reaches the threshold, in order of position. The last block to finish
-// ranks what all of them found.
+// down those whose worth reaches the threshold, in order of position. Then the blocks exchange what
+// they found, rank it (rank_found.cuh) and write the list; or they scan once more, if the threshold
+// that came from the sample was too high. They wait for each other, so all of them are launched
+// together.
 // Reads every code once and a page table entry for every 32 tokens; writes 16 bytes for each
 // candidate that is found (32 with more than four queries).
 
@@ -33,78 +35,77 @@ __device__ int WorthOf(const uint32_t (&sums_02)[kWords], const uint32_t (&sums_
   return max(LowHalf(best), HighHalf(best));
 }
 
-template <int kBits, int kBytes, int kWords>
-__global__ void __launch_bounds__(kThreads, 2)
-    ScanCodesKernel(SelectTokensParams p, SearchArrays arrays, bool retry) {
-  // The table [M * K, words], later what ranking needs.
-  extern __shared__ __align__(kTableAlignment) uint32_t table[];
-  __shared__ RankShared rank;
-  __shared__ bool last;
-  const int list = blockIdx.y;
-  const int lists_of_head = p.per_head ? p.group : 1;
-  const int head = list / lists_of_head % p.layer.kv_heads;
-  const int sequence = list / lists_of_head / p.layer.kv_heads;
-  const int lane = threadIdx.x % 32;
-
-  // What earlier kernels of the step do not write is read before they end.
-  const int tokens = p.layer.tokens[sequence];
-  const int end = max(0, tokens - p.window.local_window);
-  const int begin = min(p.window.n_sink, end);
-  const int runs_begin = begin / 32, runs = (end + 31) / 32 - runs_begin;
-  const int warps = gridDim.x * kWarps, warp = blockIdx.x * kWarps + threadIdx.x / 32;
-  const int runs_of_warp = (runs + warps - 1) / warps;
-  const int first = runs_begin + warp * runs_of_warp;
-  const int last_run = min(first + runs_of_warp, runs_begin + runs);
-  uint8_t* const* pages = p.layer.code_pages + size_t(sequence) * p.layer.max_pages;
-  const size_t in_page = (size_t(head) * kGpuPageTokens + lane) * kBytes;
-  KeyCodes<kBytes> codes[kRunsAhead];
-  const auto load = [&](int run, KeyCodes<kBytes>* to) {
-    if (run < last_run) {
-      *to = LoadCodes<kBytes>(pages[run / 2] + in_page + run % 2 * 32 * kBytes);
-    }
-  };
-  if (!retry) {
-#pragma unroll
-    for (int i = 0; i < kRunsAhead; ++i) load(first + i, &codes[i]);
-  }
-  WaitForPrevious();
-  AllowNext();
-  Search& search = arrays.searches[list];
-  if (retry) {
-    if (search.retry == 0) return;
-#pragma unroll
-    for (int i = 0; i < kRunsAhead; ++i) load(first + i, &codes[i]);
-  }
-
-  const int entries = p.codebooks.subspaces << kBits;
-  const uint32_t* kept = arrays.tables + size_t(list) * entries * kWords;
-  for (int i = threadIdx.x; i < entries * kWords / 4; i += kThreads) {
-    reinterpret_cast<uint4*>(table)[i] = reinterpret_cast<const uint4*>(kept)[i];
-  }
-  const int least = search.least;
+// Of a list: from which worth on candidates are collected.
+template <int kWords>
+struct Collecting {
+  int least;
   uint32_t offsets_02[kWords], offsets_13[kWords];
-  for (int j = 0; j < kWords; ++j) {
-    offsets_02[j] = search.offsets_02[j];
-    offsets_13[j] = search.offsets_13[j];
+
+  __device__ explicit Collecting(const Search& search) {
+    least = search.least;
+    for (int j = 0; j < kWords; ++j) {
+      offsets_02[j] = search.offsets_02[j];
+      offsets_13[j] = search.offsets_13[j];
+    }
   }
-  Exponentials<kWords> exponentials(search.step, search.largest_sum, p.per_head ? 1 : p.group);
-  const auto table_address = uint32_t(__cvta_generic_to_shared(table));
-  auto* found = reinterpret_cast<Found<kWords>*>(arrays.found) + size_t(list) * arrays.capacity +
-                size_t(warp) * runs_of_warp * 32;
+  __device__ int OffsetOf(int q) const {
+    const uint32_t pair = q % 2 == 0 ? offsets_02[q / 4] : offsets_13[q / 4];
+    return q % 4 < 2 ? LowHalf(pair) : HighHalf(pair);
+  }
+  // The key that a candidate may have that is not collected, and no more.
+  __device__ int BestLeftOut(const ListRanks<kWords>& ranks) const {
+    int best = -1;
+#pragma unroll
+    for (int q = 0; q < ranks.kQueries; ++q) {
+      const int sum = least - 1 - OffsetOf(q);
+      if (q < ranks.queries && sum >= 0) best = max(best, sum * kRankUnits + ranks.units[q]);
+    }
+    return best;
+  }
+  // From now on every candidate with this key; 0: all.
+  __device__ void TakeAllFrom(uint32_t key, const ListRanks<kWords>& ranks) {
+    least = int(key) / kRankUnits;
+#pragma unroll
+    for (int j = 0; j < kWords; ++j) {
+      const auto pair = [&](int q) {
+        const auto steps = [&](int i) {
+          return i < ranks.queries ? uint32_t(ranks.units[i] + kRankUnits - 1) / kRankUnits : 0;
+        };
+        return steps(q) | steps(q + 2) << 16;
+      };
+      offsets_02[j] = pair(4 * j);
+      offsets_13[j] = pair(4 * j + 1);
+    }
+  }
+};
+
+// The runs of 32 tokens that a warp scans.
+struct WarpRuns {
+  int first, last, of_warp;
+};
+
+// Scans them and writes what is worth it behind `found`; gives how many.
+template <int kBits, int kBytes, int kWords, typename Load>
+__device__ int ScanRuns(const WarpRuns& runs, int begin, int end, uint32_t table,
+                        const Collecting<kWords>& collecting, const Load& load,
+                        KeyCodes<kBytes> (&codes)[kRunsAhead], bool again,
+                        Exponentials<kWords>* exponentials, Found<kWords>* found) {
+  const int lane = threadIdx.x % 32;
   int count = 0;
-  __syncthreads();
-  for (int ahead = first; ahead < last_run; ahead += kRunsAhead) {
+  for (int ahead = runs.first; ahead < runs.last; ahead += kRunsAhead) {
 #pragma unroll
     for (int i = 0; i < kRunsAhead; ++i) {
       const int run = ahead + i;
-      if (run >= last_run) break;
+      if (run >= runs.last) break;
       uint32_t sums_02[kWords], sums_13[kWords];
-      SumEntries<kBits, kBytes, kWords>(table_address, codes[i], sums_02, sums_13);
+      SumEntries<kBits, kBytes, kWords>(table, codes[i], sums_02, sums_13);
       load(run + kRunsAhead, &codes[i]);
       const int position = run * 32 + lane;
       const bool there = position >= begin && position < end;
-      if (!retry && there) exponentials.Add(sums_02, sums_13);
-      const bool take = there && WorthOf<kWords>(sums_02, sums_13, offsets_02, offsets_13) >= least;
+      if (!again && there) exponentials->Add(sums_02, sums_13);
+      const int worth =
+          WorthOf<kWords>(sums_02, sums_13, collecting.offsets_02, collecting.offsets_13);
+      const bool take = there && worth >= collecting.least;
       const unsigned takers = __ballot_sync(~0u, take);
       if (take) {
         Found<kWords> one;
@@ -118,46 +119,107 @@ __global__ void __launch_bounds__(kThreads, 2)
       count += __popc(takers);
     }
   }
-  const size_t segment = size_t(list) * kMaxSegments + warp;
-  if (lane == 0) arrays.segment_counts[segment] = count;
-  if (!retry) {
-#pragma unroll
-    for (int q = 0; q < kWordQueries * kWords; ++q) {
-      const float sum = JoinWarp(exponentials.sums[q], [](float a, float b) { return a + b; });
-      if (lane == 0) arrays.exponentials[segment * kWordQueries * kWords + q] = sum;
-    }
-  }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    last = atomicAdd(&search.blocks_done, 1u) == gridDim.x - 1;
-    if (last) search.blocks_done = 0;
-  }
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  RankFound<kWords>(p, arrays, list, runs_of_warp * 32, retry, table, &rank);
+  return count;
 }
 
 template <int kBits, int kBytes, int kWords>
-Status Launch(const SelectTokensParams& p, const SearchArrays& arrays, bool retry,
-              GpuStream stream) {
+__global__ void __launch_bounds__(kThreads, 2)
+    ScanCodesKernel(SelectTokensParams p, SearchArrays arrays) {
+  // The table [M * K, words], then keys of ranks.
+  extern __shared__ __align__(kTableAlignment) uint32_t table[];
+  __shared__ RankShared s;
+  const int list = blockIdx.y;
+  const int lists_of_head = p.per_head ? p.group : 1;
+  const int head = list / lists_of_head % p.layer.kv_heads;
+  const int sequence = list / lists_of_head / p.layer.kv_heads;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+  // What earlier kernels of the step do not write is read before they end.
+  const int tokens = p.layer.tokens[sequence];
+  const int end = max(0, tokens - p.window.local_window);
+  const int begin = min(p.window.n_sink, end);
+  const int runs_begin = begin / 32, all_runs = (end + 31) / 32 - runs_begin;
+  WarpRuns runs;
+  runs.of_warp = (all_runs + int(gridDim.x) * kWarps - 1) / (int(gridDim.x) * kWarps);
+  runs.first = runs_begin + (blockIdx.x * kWarps + warp) * runs.of_warp;
+  runs.last = min(runs.first + runs.of_warp, runs_begin + all_runs);
+  uint8_t* const* pages = p.layer.code_pages + size_t(sequence) * p.layer.max_pages;
+  const size_t in_page = (size_t(head) * kGpuPageTokens + lane) * kBytes;
+  KeyCodes<kBytes> codes[kRunsAhead];
+  const auto load = [&](int run, KeyCodes<kBytes>* to) {
+    if (run < runs.last) {
+      *to = LoadCodes<kBytes>(pages[run / 2] + in_page + run % 2 * 32 * kBytes);
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < kRunsAhead; ++i) load(runs.first + i, &codes[i]);
+  WaitForPrevious();
+  AllowNext();
+
+  Search& search = arrays.searches[list];
+  const int entries = p.codebooks.subspaces << kBits;
+  const uint32_t* kept = arrays.tables + size_t(list) * entries * kWords;
+  for (int i = threadIdx.x; i < entries * kWords / 4; i += kThreads) {
+    reinterpret_cast<uint4*>(table)[i] = reinterpret_cast<const uint4*>(kept)[i];
+  }
+  Collecting<kWords> collecting(search);
+  ListRanks<kWords> ranks = {};
+  ranks.queries = p.per_head ? 1 : p.group;
+  Exponentials<kWords> exponentials(search.step, search.largest_sum, ranks.queries);
+  const int warp_room = runs.of_warp * 32, k = search.k;
+  const size_t of_list = size_t(list) * arrays.capacity;
+  auto* of_block = reinterpret_cast<Found<kWords>*>(arrays.found) + of_list +
+                   size_t(blockIdx.x) * kWarps * warp_room;
+  uint32_t* keys = arrays.keys + of_list;
+  uint32_t* shared_keys = table + entries * kWords;
+  __syncthreads();
+  for (bool again = false;; again = true) {
+    const int count = ScanRuns<kBits, kBytes, kWords>(
+        runs, begin, end, uint32_t(__cvta_generic_to_shared(table)), collecting, load, codes, again,
+        &exponentials, of_block + size_t(warp) * warp_room);
+    if (lane == 0) s.of_warps[warp + 1] = count;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      s.of_warps[0] = 0;
+      for (int i = 0; i < kWarps; ++i) s.of_warps[i + 1] += s.of_warps[i];
+    }
+    __syncthreads();
+    ExchangeFound(arrays, list, exponentials, again, &s, &ranks);
+    for (int i = threadIdx.x; i < s.of_warps[kWarps]; i += kThreads) {
+      keys[s.first + i] = ranks.KeyOf(LoadFound(FoundAt(of_block, warp_room, i, s)));
+    }
+    MeetOtherBlocks(&search.arrivals, gridDim.x);
+    Threshold threshold = {~0u};
+    const bool enough = s.found >= k;
+    if (enough && k > 0) threshold = FindThreshold(keys, k, shared_keys, &s);
+    const bool complete = enough && int(threshold.key) > collecting.BestLeftOut(ranks);
+    if (collecting.least == 0 || k == 0 || complete) {
+      WriteSelected(p, arrays, list, of_block, warp_room, ranks, k, threshold, &s);
+      break;
+    }
+    collecting.TakeAllFrom(enough ? threshold.key : 0, ranks);
+#pragma unroll
+    for (int i = 0; i < kRunsAhead; ++i) load(runs.first + i, &codes[i]);
+  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) p.counts[list] = k;
+}
+
+template <int kBits, int kBytes, int kWords>
+Status Launch(const SelectTokensParams& p, const SearchArrays& arrays, GpuStream stream) {
   const size_t table = (size_t{4} * kWords * p.codebooks.subspaces) << kBits;
-  const size_t bytes = table > kRankSharedBytes ? table : kRankSharedBytes;
   auto* kernel = ScanCodesKernel<kBits, kBytes, kWords>;
-  PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, bytes));
+  PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, table + kRankSharedBytes));
   return LaunchOverlapping("scan codes", kernel,
-                           {dim3(arrays.blocks, arrays.lists), kThreads, bytes}, stream, p, arrays,
-                           retry);
+                           {dim3(arrays.blocks, arrays.lists), kThreads, table + kRankSharedBytes},
+                           stream, p, arrays);
 }
 
 }  // namespace
 
-Status LaunchScanCodes(const SelectTokensParams& p, const SearchArrays& arrays, bool retry,
-                       GpuStream stream) {
+Status LaunchScanCodes(const SelectTokensParams& p, const SearchArrays& arrays, GpuStream stream) {
   return DispatchCodes(p.codebooks.bits, p.layer.bytes_per_key, arrays.words,
                        [&](auto bits, auto bytes, auto words) {
-                         return Launch<bits(), bytes(), words()>(p, arrays, retry, stream);
+                         return Launch<bits(), bytes(), words()>(p, arrays, stream);
                        });
 }
 

@@ -15,19 +15,18 @@ constexpr int kMaxQueries = kMaxGpuGroup;  // of a list
 constexpr int kMaxTableWords = kMaxQueries / kWordQueries;
 constexpr int kRankUnits = 16;     // of a table step; offsets of ranks are rounded to them
 constexpr int kMaxOffset = 32767;  // table steps
-constexpr int kMaxSegments = 512;  // warps of a scan of one list
+constexpr int kMaxBlocks = 32;     // that share a list
 constexpr float kLog2E = 1.4426950408889634f;
 
 // Of one list. A query's score of a sum is base + step * sum.
 struct Search {
   int begin, end, k;     // candidates, and how many are wanted
   int least;             // worth from which candidates are collected
-  int retry;             // the scan has to run again with the values that are here now
+  unsigned arrivals;     // of its blocks at their meetings, counted on for ever
   unsigned blocks_done;  // of the scan that runs
   float step;
   float base[kMaxQueries];
   int largest_sum[kMaxQueries];  // that the table allows
-  float lse[kMaxQueries];        // of all candidates' scores, after the scan
   // worth = max over queries of sum + offset. Two queries of a word each: the first and third, the
   // second and fourth.
   uint32_t offsets_02[kMaxTableWords], offsets_13[kMaxTableWords];
@@ -41,15 +40,16 @@ struct alignas(16) Found {
   uint32_t sums_02[kWords], sums_13[kWords];
 };
 
-// The workspace. A candidate that warp w of a scan finds is written behind those that it has found,
-// beginning at w times the tokens of a warp: every one has room.
+// The workspace. A candidate that warp w of a list's scan finds is written behind those that it has
+// found, beginning at w times the tokens of a warp: every one has room.
 struct SearchArrays {
   Search* searches;     // [lists]
   uint32_t* tables;     // [lists, M * K, words]
-  int* segment_counts;  // [lists, kMaxSegments] found by each warp
-  float* exponentials;  // [lists, kMaxSegments, 4 * words] sums of a warp
+  int* found_counts;    // [lists, kMaxBlocks]
+  float* exponentials;  // [lists, kMaxBlocks, kMaxQueries] sums of a block
+  float* shares;        // [lists, kMaxBlocks, kMaxQueries] of what a block has selected
   char* found;          // [lists, capacity] of Found
-  uint32_t* keys;       // [lists, capacity] ranks that shared memory cannot hold
+  uint32_t* keys;       // [lists, capacity] ranks, in order of position
   int lists, words, capacity, blocks;
 };
 

@@ -12,8 +12,8 @@ struct SearchArrays;
 // append, if there is one.
 Status LaunchScoreTables(const SelectTokensParams& params, const SearchArrays& arrays,
                          const AppendTokensParams* append, GpuStream stream);
-// Collects and ranks; with `retry` those lists alone whose first scan did not suffice.
-Status LaunchScanCodes(const SelectTokensParams& params, const SearchArrays& arrays, bool retry,
+// Collects, ranks and writes the lists.
+Status LaunchScanCodes(const SelectTokensParams& params, const SearchArrays& arrays,
                        GpuStream stream);
 
 }  // namespace pqcache::attention

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "attention/kernels/launch.cuh"
 #include "attention/kernels/rank_found.cuh"
@@ -10,9 +11,20 @@
 namespace pqcache::attention {
 namespace {
 
-// Blocks of a scan: for every multiprocessor, as many as there are segments for.
-constexpr int kScanBlocksOfGpu = 264;  // two for each of an H200's
-constexpr int kMaxBlocksOfList = kMaxSegments / (kRankThreads / 32);
+// Blocks of a scan wait for each other, so there are no more than run at the same time: two for
+// each multiprocessor if its shared memory suffices.
+size_t ScanBlocksOfGpu(size_t table_bytes) {
+  static const auto limits = [] {
+    int device = 0, processors = 1, shared = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+    return std::pair<size_t, size_t>(processors, shared);
+  }();
+  constexpr size_t kReserved = 1024;  // by the driver, of each block
+  const size_t block = table_bytes + kRankSharedBytes + sizeof(RankShared) + kReserved;
+  return limits.first * (2 * block <= limits.second ? 2 : 1);
+}
 
 size_t Aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -22,9 +34,9 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   const size_t lists = size_t(p.layer.batch) * p.layer.kv_heads * (p.per_head ? p.group : 1);
   const size_t words = (queries + kWordQueries - 1) / kWordQueries;
   const size_t capacity = size_t(p.layer.max_pages) * kGpuPageTokens + 32;
-  const size_t blocks =
-      std::clamp<size_t>(kScanBlocksOfGpu / std::max<size_t>(1, lists), 1, kMaxBlocksOfList);
   const size_t entries = size_t(p.codebooks.subspaces) << p.codebooks.bits;
+  const size_t blocks = std::clamp<size_t>(
+      ScanBlocksOfGpu(4 * entries * words) / std::max<size_t>(1, lists), 1, kMaxBlocks);
   size_t bytes = 0;
   const auto place = [&](size_t n) {
     char* at = workspace + bytes;
@@ -33,9 +45,10 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   };
   arrays->searches = reinterpret_cast<Search*>(place(lists * sizeof(Search)));
   arrays->tables = reinterpret_cast<uint32_t*>(place(lists * entries * words * 4));
-  arrays->segment_counts = reinterpret_cast<int*>(place(lists * kMaxSegments * 4));
-  arrays->exponentials =
-      reinterpret_cast<float*>(place(lists * kMaxSegments * kWordQueries * words * 4));
+  const size_t of_blocks = lists * kMaxBlocks;
+  arrays->found_counts = reinterpret_cast<int*>(place(of_blocks * 4));
+  arrays->exponentials = reinterpret_cast<float*>(place(of_blocks * kMaxQueries * 4));
+  arrays->shares = reinterpret_cast<float*>(place(of_blocks * kMaxQueries * 4));
   const size_t found_bytes = words == 1 ? sizeof(Found<1>) : sizeof(Found<2>);
   arrays->found = place(lists * capacity * found_bytes);
   arrays->keys = reinterpret_cast<uint32_t*>(place(lists * capacity * 4));
@@ -76,8 +89,7 @@ Status SelectTokens(const SelectTokensParams& params, GpuStream stream,
   SearchArrays arrays;
   Place(params, static_cast<char*>(params.workspace), &arrays);
   PQCACHE_RETURN_IF_ERROR(LaunchScoreTables(params, arrays, append, stream));
-  PQCACHE_RETURN_IF_ERROR(LaunchScanCodes(params, arrays, false, stream));
-  return LaunchScanCodes(params, arrays, true, stream);
+  return LaunchScanCodes(params, arrays, stream);
 }
 
 }  // namespace pqcache::attention

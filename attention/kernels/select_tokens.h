@@ -9,9 +9,9 @@
 // log-sum-exp of the query's scores over all candidates, in sixteenths of a table step. Of equal
 // ranks the lower position wins.
 //
-// Two passes in the usual case: a sample says above which score a candidate can be among the best,
-// one scan of the codes collects those and sums the exponentials of all. A scan more follows if the
-// collected ones turn out not to suffice.
+// A sample says above which score a candidate can be among the best, one scan of the codes collects
+// those and sums the exponentials of all. A scan more follows if the collected ones turn out not to
+// suffice. Blocks of a scan wait for each other: one selection at a time on a device.
 
 #include "attention/kernels/append_tokens.h"
 #include "attention/kernels/gpu_types.h"
