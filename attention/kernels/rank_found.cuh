@@ -88,12 +88,12 @@ __device__ inline void MeetOtherBlocks(unsigned* arrivals, unsigned blocks) {
   __syncthreads();
   if (blocks == 1) return;
   if (threadIdx.x == 0) {
-    __threadfence();
-    const unsigned mine = atomicAdd(arrivals, 1u);
+    unsigned mine, now;
+    asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;" : "=r"(mine) : "l"(arrivals) : "memory");
     const unsigned all = (mine / blocks + 1) * blocks;
-    while (int(*static_cast<volatile unsigned*>(arrivals) - all) < 0) {
-    }
-    __threadfence();
+    do {
+      asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(arrivals) : "memory");
+    } while (int(now - all) < 0);
   }
   __syncthreads();
 }

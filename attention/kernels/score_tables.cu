@@ -28,6 +28,7 @@ constexpr int kMaxSubspaces = 64;
 constexpr int kBins = 1024;
 
 struct Shared {
+  float given[kMaxQueries][128];    // queries, zeros for absent ones
   float queries[kMaxQueries][128];  // turned and scaled
   // Of the entries of a sub-space, as unsigned numbers in the same order.
   unsigned low[kMaxSubspaces][kMaxQueries], high[kMaxSubspaces][kMaxQueries];
@@ -65,25 +66,38 @@ __device__ int Quantised(float entry, float low, float inverse_step) {
   return int(__fadd_rn(__fmul_rn(__fsub_rn(entry, low), inverse_step), 0.5f));
 }
 
-// Calls use(entry number, sub-space, query, score) for all entries of the tables.
-template <typename Use>
-__device__ void ForEntries(const float* centroids, int subspaces, int bits, int sub, int queries,
-                           const Shared& s, const Use& use) {
-  for (int e = threadIdx.x; e < subspaces << bits; e += kThreads) {
-    const int m = e >> bits;
-    const float* centroid = centroids + size_t(e) * sub;
-    float sums[kMaxQueries] = {};
-    for (int d = 0; d < sub; ++d) {
-      const float x = __ldg(centroid + d);
+// Compile-time shape of a list's tables.
+template <int kDimension, int kCodeBits, int kKeyBytes, int kEntryWords>
+struct TableShape {
+  static constexpr int kDim = kDimension, kBits = kCodeBits, kBytes = kKeyBytes,
+                       kWords = kEntryWords;
+  static constexpr int kSubspaces = kBytes * 8 / kBits;
+  static constexpr int kEntries = kSubspaces << kBits;
+  static constexpr int kSub = kDim / kSubspaces;
+  static constexpr int kQueries = kWordQueries * kWords;
+};
+
+// Calls use(entry number, sub-space, query, score) for all entries of the tables. Entries of absent
+// queries come, too: theirs are zeros.
+template <typename Shape, typename Use>
+__device__ void ForEntries(const float* centroids, const Shared& s, const Use& use) {
+#pragma unroll 1
+  for (int e = threadIdx.x; e < Shape::kEntries; e += kThreads) {
+    const int m = e >> Shape::kBits;
+    float centroid[Shape::kSub];
 #pragma unroll
-      for (int q = 0; q < kMaxQueries; ++q) {
-        if (q < queries) sums[q] = __fadd_rn(sums[q], __fmul_rn(s.queries[q][m * sub + d], x));
+    for (int d = 0; d < Shape::kSub; ++d) centroid[d] = __ldg(centroids + e * Shape::kSub + d);
+    float sums[Shape::kQueries] = {};
+#pragma unroll
+    for (int d = 0; d < Shape::kSub; ++d) {
+#pragma unroll
+      for (int q = 0; q < Shape::kQueries; ++q) {
+        const float x = s.queries[q][m * Shape::kSub + d];
+        sums[q] = __fadd_rn(sums[q], __fmul_rn(x, centroid[d]));
       }
     }
 #pragma unroll
-    for (int q = 0; q < kMaxQueries; ++q) {
-      if (q < queries) use(e, m, q, sums[q]);
-    }
+    for (int q = 0; q < Shape::kQueries; ++q) use(e, m, q, sums[q]);
   }
 }
 
@@ -105,29 +119,25 @@ struct TransformRows {
   }
 };
 
-// Queries [queries, D] turned and scaled; sums are those of DotByHalfWarp.
-template <int kDim>
-__device__ void TurnQueries(const TransformRows<kDim>& rows, bool identity, const float* list,
-                            int queries, float scale, Shared* s) {
+// The queries of s turned and scaled; sums are those of DotByHalfWarp.
+template <int kDim, int kQueries>
+__device__ void TurnQueries(const TransformRows<kDim>& rows, bool identity, float scale,
+                            Shared* s) {
   if (identity) {
-    for (int i = threadIdx.x; i < queries * kDim; i += kThreads) {
-      s->queries[i / kDim][i % kDim] = __fmul_rn(list[i], scale);
+    for (int i = threadIdx.x; i < kQueries * kDim; i += kThreads) {
+      s->queries[i / kDim][i % kDim] = __fmul_rn(s->given[i / kDim][i % kDim], scale);
     }
     return;
   }
   const int lane = threadIdx.x % 16;
-  for (int q = 0; q < queries; ++q) {
-    float x[TransformRows<kDim>::kOfLane];
 #pragma unroll
-    for (int i = 0; i < TransformRows<kDim>::kOfLane; ++i) {
-      x[i] = __ldg(list + q * kDim + i * 16 + lane);
-    }
+  for (int q = 0; q < kQueries; ++q) {
 #pragma unroll
     for (int r = 0; r < TransformRows<kDim>::kRows; ++r) {
       float sum = 0;
 #pragma unroll
       for (int i = 0; i < TransformRows<kDim>::kOfLane; ++i) {
-        sum = __fadd_rn(sum, __fmul_rn(x[i], rows.x[r][i]));
+        sum = __fadd_rn(sum, __fmul_rn(s->given[q][i * 16 + lane], rows.x[r][i]));
       }
       sum = SumOfHalfWarp(sum);
       if (lane == 0) s->queries[q][rows.Row(r)] = __fmul_rn(sum, scale);
@@ -136,30 +146,30 @@ __device__ void TurnQueries(const TransformRows<kDim>& rows, bool identity, cons
 }
 
 // One step for all queries: the widest range of a sub-space over the largest entry.
-__device__ void SetSteps(const GpuCodebooks& c, int queries, Shared* s) {
+template <int kSubspaces>
+__device__ void SetSteps(int queries, Shared* s) {
   const int q = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (q < queries) {
     float range = 1e-30f;
-    for (int m = lane; m < c.subspaces; m += 32) {
+#pragma unroll
+    for (int m = lane; m < kSubspaces; m += 32) {
       range = fmaxf(range, __fsub_rn(FromOrdered(s->high[m][q]), FromOrdered(s->low[m][q])));
     }
     range = JoinWarp(range, Most());
-    if (lane == 0) s->range[q] = range;
     float base = 0;  // one after the other, as on the CPU
-    if (lane == 0) {
-#pragma unroll 8
-      for (int m = 0; m < c.subspaces; ++m) base = __fadd_rn(base, FromOrdered(s->low[m][q]));
-      s->base[q] = base;
-    }
+#pragma unroll
+    for (int m = 0; m < kSubspaces; ++m) base = __fadd_rn(base, FromOrdered(s->low[m][q]));
+    if (lane == 0) s->range[q] = range, s->base[q] = base;
   }
   __syncthreads();
   float range = s->range[0];
   for (int i = 1; i < queries; ++i) range = fmaxf(range, s->range[i]);
-  const float step = range / float(min(127, 32767 / c.subspaces));
+  const float step = range / float(min(127, 32767 / kSubspaces));
   if (threadIdx.x == 0) s->step = step;
   if (q < queries) {
     int sum = 0;
-    for (int m = lane; m < c.subspaces; m += 32) {
+#pragma unroll
+    for (int m = lane; m < kSubspaces; m += 32) {
       sum += Quantised(FromOrdered(s->high[m][q]), FromOrdered(s->low[m][q]), 1.0f / step);
     }
     sum = JoinWarp(sum, Sum());
@@ -225,9 +235,18 @@ __device__ int FindLeast(const int (&worth)[kSampledTokens], int rank, Shared* s
 }
 static_assert(kBins == kThreads, "a thread for each bin");
 
-template <int kDim, int kBits, int kBytes, int kWords>
+// Of a sampled token of this thread.
+__device__ inline int SampledToken(int i, int begin, int end) {
+  const int first = (begin + 31) / 32, runs = end / 32 - first;
+  const int run = i * kWarps + threadIdx.x / 32;
+  return (first + int((long long)(run)*runs / (kSampledTokens * kWarps))) * 32 + threadIdx.x % 32;
+}
+
+template <typename Shape>
 __global__ void __launch_bounds__(kThreads, 1)
     ScoreTablesKernel(SelectTokensParams p, SearchArrays arrays, AppendTokensParams append) {
+  constexpr int kBits = Shape::kBits, kBytes = Shape::kBytes, kWords = Shape::kWords;
+  constexpr int kDim = Shape::kDim;
   __shared__ Shared s;
   extern __shared__ __align__(kTableAlignment) uint32_t table[];  // [M * K, words]
   const int list = blockIdx.x;
@@ -243,9 +262,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int head = list / lists_of_head % p.layer.kv_heads;
   const int sequence = list / lists_of_head / p.layer.kv_heads;
   const int queries = p.per_head ? 1 : p.group;
-  const int sub = kDim / p.codebooks.subspaces;
-  const int entries = p.codebooks.subspaces << kBits;
-  const float* centroids = p.codebooks.centroids + size_t(head) * entries * sub;
+  const float* centroids = p.codebooks.centroids + size_t(head) * Shape::kEntries * Shape::kSub;
 
   TransformRows<kDim> transform = {};
   const bool identity = p.codebooks.query_transform == nullptr;
@@ -256,58 +273,64 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   WaitForPrevious();
   AllowNext();
-  // The sampled codes are on their way while the tables are made.
   const int tokens = p.layer.tokens[sequence];
+  for (int i = threadIdx.x; i < Shape::kQueries * kDim; i += kThreads) {
+    s.given[i / kDim][i % kDim] =
+        i < queries * kDim ? p.queries[size_t(list) * queries * kDim + i] : 0;
+  }
   const int end = max(0, tokens - p.window.local_window);
   const int begin = min(p.window.n_sink, end);
   const int n = end - begin;
   const bool many = n >= kFewCandidates;
-  KeyCodes<kBytes> codes[kSampledTokens];
+  // The sampled codes are on their way while the tables are made.
+  const uint8_t* sampled[kSampledTokens] = {};
   if (many) {
-    const int first = (begin + 31) / 32, runs = end / 32 - first;
 #pragma unroll
     for (int i = 0; i < kSampledTokens; ++i) {
-      const int run = i * kWarps + threadIdx.x / 32;
-      const int at =
-          (first + int((long long)(run)*runs / (kSampledTokens * kWarps))) * 32 + threadIdx.x % 32;
-      const uint8_t* page =
-          p.layer.code_pages[size_t(sequence) * p.layer.max_pages + at / kGpuPageTokens];
-      codes[i] =
-          LoadCodes<kBytes>(page + (size_t(head) * kGpuPageTokens + at % kGpuPageTokens) * kBytes);
+      sampled[i] = p.layer.code_pages[size_t(sequence) * p.layer.max_pages +
+                                      SampledToken(i, begin, end) / kGpuPageTokens];
     }
   }
-  TurnQueries(transform, identity, p.queries + size_t(list) * queries * kDim, queries, p.scale, &s);
+  __syncthreads();
+  TurnQueries<kDim, Shape::kQueries>(transform, identity, p.scale, &s);
+  KeyCodes<kBytes> codes[kSampledTokens];
+  if (many) {
+#pragma unroll
+    for (int i = 0; i < kSampledTokens; ++i) {
+      const int in_page = SampledToken(i, begin, end) % kGpuPageTokens;
+      codes[i] = LoadCodes<kBytes>(sampled[i] + (size_t(head) * kGpuPageTokens + in_page) * kBytes);
+    }
+  }
   __syncthreads();
   // Neighbouring threads have entries of one sub-space, so many as it has or as a warp has.
   constexpr int kTogether = kBits == 8 ? 32 : 16;
-  ForEntries(centroids, p.codebooks.subspaces, kBits, sub, queries, s,
-             [&](int, int m, int q, float score) {
-               const unsigned mask = __activemask();
-               float low = score, high = score;
-               for (int distance = kTogether / 2; distance > 0; distance /= 2) {
-                 low = fminf(low, __shfl_xor_sync(mask, low, distance));
-                 high = fmaxf(high, __shfl_xor_sync(mask, high, distance));
-               }
-               if (threadIdx.x % kTogether == 0) {
-                 atomicMin(&s.low[m][q], Ordered(low));
-                 atomicMax(&s.high[m][q], Ordered(high));
-               }
-             });
+  ForEntries<Shape>(centroids, s, [&](int, int m, int q, float score) {
+    float low = score, high = score;
+#pragma unroll
+    for (int distance = kTogether / 2; distance > 0; distance /= 2) {
+      low = fminf(low, __shfl_xor_sync(~0u, low, distance));
+      high = fmaxf(high, __shfl_xor_sync(~0u, high, distance));
+    }
+    if (threadIdx.x % kTogether == 0) {
+      atomicMin(&s.low[m][q], Ordered(low));
+      atomicMax(&s.high[m][q], Ordered(high));
+    }
+  });
   __syncthreads();
-  SetSteps(p.codebooks, queries, &s);
+  SetSteps<Shape::kSubspaces>(queries, &s);
   const float inverse_step = 1.0f / s.step;
-  auto* bytes = reinterpret_cast<uint8_t*>(table);
-  for (int i = threadIdx.x; i < entries * kWords; i += kThreads) table[i] = 0;
+  uint32_t* kept = arrays.tables + size_t(list) * Shape::kEntries * kWords;
+  uint32_t word = 0;
+  ForEntries<Shape>(centroids, s, [&](int e, int m, int q, float score) {
+    const int entry = q < queries ? Quantised(score, FromOrdered(s.low[m][q]), inverse_step) : 0;
+    word =
+        q % kWordQueries == 0 ? uint32_t(entry) : word | uint32_t(entry) << (q % kWordQueries * 8);
+    if (q % kWordQueries == kWordQueries - 1) {
+      table[e * kWords + q / kWordQueries] = word;
+      kept[e * kWords + q / kWordQueries] = word;
+    }
+  });
   __syncthreads();
-  ForEntries(centroids, p.codebooks.subspaces, kBits, sub, queries, s,
-             [&](int e, int m, int q, float score) {
-               bytes[e * 4 * kWords + q] =
-                   uint8_t(Quantised(score, FromOrdered(s.low[m][q]), inverse_step));
-             });
-  __syncthreads();
-  uint32_t* kept = arrays.tables + size_t(list) * entries * kWords;
-  for (int i = threadIdx.x; i < entries * kWords; i += kThreads) kept[i] = table[i];
-
   const long long wanted_tokens =
       p.budget_ratio > 0 ? llround(p.budget_ratio * tokens) : p.budget_tokens;
   const int k = int(min(wanted_tokens, (long long)(min(n, p.max_selected))));
@@ -362,15 +385,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-template <int kDim, int kBits, int kBytes, int kWords>
+template <typename Shape>
 Status Launch(const SelectTokensParams& p, const SearchArrays& arrays,
               const AppendTokensParams* append, GpuStream stream) {
-  const size_t bytes = (size_t{4} * kWords * p.codebooks.subspaces) << kBits;
-  auto* kernel = ScoreTablesKernel<kDim, kBits, kBytes, kWords>;
-  PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, bytes));
+  constexpr size_t kTableBytes = size_t{4} * Shape::kWords * Shape::kEntries;
+  auto* kernel = ScoreTablesKernel<Shape>;
+  PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, kTableBytes));
   const int appended = append == nullptr ? 0 : p.layer.batch * p.layer.kv_heads;
-  return LaunchOverlapping("score tables", kernel, {dim3(arrays.lists + appended), kThreads, bytes},
-                           stream, p, arrays, append == nullptr ? AppendTokensParams{} : *append);
+  return LaunchOverlapping("score tables", kernel,
+                           {dim3(arrays.lists + appended), kThreads, kTableBytes}, stream, p,
+                           arrays, append == nullptr ? AppendTokensParams{} : *append);
 }
 
 }  // namespace
@@ -380,8 +404,8 @@ Status LaunchScoreTables(const SelectTokensParams& p, const SearchArrays& arrays
   return DispatchCodes(p.codebooks.bits, p.layer.bytes_per_key, arrays.words,
                        [&](auto bits, auto bytes, auto words) {
                          return DispatchDim(p.layer.dim, [&](auto dim) {
-                           return Launch<dim(), bits(), bytes(), words()>(p, arrays, append,
-                                                                          stream);
+                           using Shape = TableShape<dim(), bits(), bytes(), words()>;
+                           return Launch<Shape>(p, arrays, append, stream);
                          });
                        });
 }

@@ -237,7 +237,7 @@ __device__ void JoinParts(const float* parts, int count, size_t stride, int quer
     const int q = i / kDim, d = i % kDim;
     const float* part = parts + q * (kDim + 2) + d;
     float out = 0;
-#pragma unroll 8
+#pragma unroll 16
     for (int j = 0; j < count; ++j) out += factors[j * queries + q] * load(part + j * stride);
     use(q, d, out, maxima[q], sums[q]);
   }
@@ -325,7 +325,13 @@ constexpr int kMaxBlocksOfList = 128;  // whose parts are joined
 size_t Place(const SparseDecodeParams& p, char* memory, Workspace* workspace) {
   workspace->queries = p.per_head ? 1 : p.group;
   workspace->lists = p.layer.batch * p.layer.kv_heads * (p.per_head ? p.group : 1);
-  workspace->blocks = std::clamp(kBlocksOfGpu / std::max(1, workspace->lists), 1, kMaxBlocksOfList);
+  const int64_t most_rows = p.positions == nullptr
+                                ? int64_t{p.layer.max_pages} * kGpuPageTokens
+                                : int64_t{p.window.n_sink} + p.window.local_window + p.max_selected;
+  const int64_t tiles = (most_rows + kTileRows - 1) / kTileRows;
+  workspace->blocks = static_cast<int>(std::min<int64_t>(
+      std::clamp(kBlocksOfGpu / std::max(1, workspace->lists), 1, kMaxBlocksOfList),
+      (tiles + kWarps - 1) / kWarps));
   const size_t counters = (size_t(workspace->lists) * 4 + 255) / 256 * 256;
   workspace->blocks_done = reinterpret_cast<unsigned*>(memory);
   workspace->parts = reinterpret_cast<float*>(memory + counters);
