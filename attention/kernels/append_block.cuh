@@ -25,8 +25,10 @@ __device__ inline NearestCentroid Nearer(NearestCentroid a, NearestCentroid b) {
 __device__ inline int FindNearest(const float* centroids, const float* half_norms, int k, int sub,
                                   const float* point) {
   NearestCentroid best{-INFINITY, k};
+#pragma unroll 2
   for (int j = threadIdx.x % 32; j < k; j += 32) {
     float score = -half_norms[j];
+#pragma unroll 8
     for (int d = 0; d < sub; ++d) score = __fmaf_rn(centroids[j * sub + d], point[d], score);
     best = Nearer(best, {score, j});
   }

@@ -21,8 +21,7 @@ struct RankShared {
   int ints[kRankWarps];
   uint32_t lowest[kRankWarps], highest[kRankWarps];
   float base[kMaxQueries], lse[kMaxQueries];
-  int units[kMaxQueries];
-  int bins[1 << kDigitBits];
+  alignas(16) int bins[1 << kDigitBits];
   int bin, above;
   bool last;
 };
@@ -31,39 +30,39 @@ struct RankShared {
 // [1, n]. *more is how many are above it.
 __device__ inline uint32_t KthLargestKey(const volatile uint32_t* keys, int n, uint32_t lowest,
                                          uint32_t highest, int rank, RankShared* s, int* more) {
+  constexpr int kBins = 1 << kDigitBits;
+  static_assert(kBins == 4 * kRankThreads, "four bins for each thread");
+  auto* mine = reinterpret_cast<int4*>(s->bins) + threadIdx.x;
   int bits = 32 - __clz(highest - lowest);
   uint32_t kth = 0;  // digits of it that are known, relative to the lowest
   int above = 0;
   while (bits > 0) {
-    const int digit_bits = min(bits, kDigitBits), shift = bits - digit_bits;
-    const int bins = 1 << digit_bits;
-    for (int i = threadIdx.x; i < bins; i += kRankThreads) s->bins[i] = 0;
+    const int shift = max(0, bits - kDigitBits);
+    *mine = make_int4(0, 0, 0, 0);
     __syncthreads();
     for (int i = threadIdx.x; i < n; i += kRankThreads) {
       const uint32_t key = keys[i] - lowest;
       if (bits >= 32 || key >> bits == kth >> bits) {
-        atomicAdd(&s->bins[bins - 1 - int((key >> shift) & (bins - 1))], 1);
+        atomicAdd(&s->bins[kBins - 1 - int((key >> shift) & (kBins - 1))], 1);
       }
     }
     __syncthreads();
-    const int of_thread = (bins + kRankThreads - 1) / kRankThreads;
-    const int first = threadIdx.x * of_thread;
-    int count = 0;
-    for (int i = first; i < min(first + of_thread, bins); ++i) count += s->bins[i];
+    const int4 counts = *mine;
     int total;
-    int before = above + SumBefore(count, s->ints, &total);
-    for (int i = first; i < min(first + of_thread, bins); ++i) {
-      if (before < rank && before + s->bins[i] >= rank) {
-        s->bin = bins - 1 - i;
+    int before = above + SumBefore(counts.x + counts.y + counts.z + counts.w, s->ints, &total);
+    const int of_bin[] = {counts.x, counts.y, counts.z, counts.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (before < rank && before + of_bin[i] >= rank) {
+        s->bin = kBins - 1 - (4 * int(threadIdx.x) + i);
         s->above = before;
       }
-      before += s->bins[i];
+      before += of_bin[i];
     }
     __syncthreads();
     kth |= uint32_t(s->bin) << shift;
     above = s->above;
     bits = shift;
-    __syncthreads();
   }
   *more = above;
   return lowest + kth;
@@ -105,13 +104,13 @@ struct ListRanks {
   int queries;
   float step;
   float base[kQueries], lse[kQueries];
-  int units[kQueries];
+  int offsets[kQueries];
 
   __device__ uint32_t KeyOf(const Found<kWords>& one) const {
     int key = 0;
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
-      const int of_query = SumOf<kWords>(one.sums_02, one.sums_13, q) * kRankUnits + units[q];
+      const int of_query = SumOf<kWords>(one.sums_02, one.sums_13, q) + offsets[q];
       if (q < queries) key = max(key, of_query);
     }
     return uint32_t(key);
@@ -157,18 +156,12 @@ __device__ void ExchangeFound(const SearchArrays& arrays, int list, const Expone
   }
   __syncthreads();
   if (again) return;
-  if (threadIdx.x == 0) {
-    s->units[0] = 0;
-    if (ranks->queries > 1) SetOffsets(s->base, s->lse, ranks->queries, search.step, s->units);
-  }
-  __syncthreads();
-  ranks->step = search.step;
 #pragma unroll
   for (int q = 0; q < ranks->kQueries; ++q) {
     ranks->base[q] = s->base[q];
     ranks->lse[q] = s->lse[q];
-    ranks->units[q] = s->units[q];
   }
+  SetOffsets(ranks->base, ranks->lse, ranks->queries, ranks->step, ranks->offsets);
 }
 static_assert(kMaxBlocks <= 32 && kRankWarps > kMaxQueries, "a lane a block, a warp a query");
 

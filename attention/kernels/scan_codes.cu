@@ -58,24 +58,14 @@ struct Collecting {
 #pragma unroll
     for (int q = 0; q < ranks.kQueries; ++q) {
       const int sum = least - 1 - OffsetOf(q);
-      if (q < ranks.queries && sum >= 0) best = max(best, sum * kRankUnits + ranks.units[q]);
+      if (q < ranks.queries && sum >= 0) best = max(best, sum + ranks.offsets[q]);
     }
     return best;
   }
   // From now on every candidate with this key; 0: all.
   __device__ void TakeAllFrom(uint32_t key, const ListRanks<kWords>& ranks) {
-    least = int(key) / kRankUnits;
-#pragma unroll
-    for (int j = 0; j < kWords; ++j) {
-      const auto pair = [&](int q) {
-        const auto steps = [&](int i) {
-          return i < ranks.queries ? uint32_t(ranks.units[i] + kRankUnits - 1) / kRankUnits : 0;
-        };
-        return steps(q) | steps(q + 2) << 16;
-      };
-      offsets_02[j] = pair(4 * j);
-      offsets_13[j] = pair(4 * j + 1);
-    }
+    least = int(key);
+    PackOffsets<kWords>(ranks.offsets, offsets_02, offsets_13);
   }
 };
 
@@ -165,6 +155,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   Collecting<kWords> collecting(search);
   ListRanks<kWords> ranks = {};
   ranks.queries = p.per_head ? 1 : p.group;
+  ranks.step = search.step;
   Exponentials<kWords> exponentials(search.step, search.largest_sum, ranks.queries);
   const int warp_room = runs.of_warp * 32, k = search.k;
   const size_t of_list = size_t(list) * arrays.capacity;

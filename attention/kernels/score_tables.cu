@@ -33,7 +33,7 @@ struct Shared {
   // Of the entries of a sub-space, as unsigned numbers in the same order.
   unsigned low[kMaxSubspaces][kMaxQueries], high[kMaxSubspaces][kMaxQueries];
   float base[kMaxQueries], range[kMaxQueries], lse[kMaxQueries];
-  int largest_sum[kMaxQueries], units[kMaxQueries];
+  int largest_sum[kMaxQueries];
   float step;
   float partial[kMaxQueries][kWarps];
   int lowest[kWarps], highest[kWarps], ints[kWarps];
@@ -347,13 +347,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     if (queries > 1) {
       EstimateLse<kWords>(sums_02, sums_13, queries, float(n) / kSample, &s);
-      if (threadIdx.x == 0) SetOffsets(s.base, s.lse, queries, s.step, s.units);
-      __syncthreads();
-      for (int q = 0; q < queries; ++q) {
-        const uint32_t offset = uint32_t((s.units[q] + kRankUnits / 2) / kRankUnits)
-                                << (q % 4 < 2 ? 0 : 16);
-        (q % 2 == 0 ? offsets_02 : offsets_13)[q / 4] |= offset;
-      }
+      float base[Shape::kQueries], lse[Shape::kQueries];
+      int offsets[Shape::kQueries];
+#pragma unroll
+      for (int q = 0; q < Shape::kQueries; ++q) base[q] = s.base[q], lse[q] = s.lse[q];
+      SetOffsets(base, lse, queries, s.step, offsets);
+      PackOffsets<kWords>(offsets, offsets_02, offsets_13);
     }
     int worth[kSampledTokens];
 #pragma unroll

@@ -13,7 +13,6 @@ namespace pqcache::attention {
 constexpr int kWordQueries = 4;            // queries whose entries share a word of a table
 constexpr int kMaxQueries = kMaxGpuGroup;  // of a list
 constexpr int kMaxTableWords = kMaxQueries / kWordQueries;
-constexpr int kRankUnits = 16;     // of a table step; offsets of ranks are rounded to them
 constexpr int kMaxOffset = 32767;  // table steps
 constexpr int kMaxBlocks = 32;     // that share a list
 constexpr float kLog2E = 1.4426950408889634f;
@@ -104,16 +103,33 @@ __device__ inline float LseOf(float exponentials, float base, float step, int la
   return base + step * float(largest_sum) + log2 / kLog2E;
 }
 
-// The offsets in table steps of shares base - lse of `queries`, and the smallest of them.
-__device__ inline float SetOffsets(const float* base, const float* lse, int queries, float step,
-                                   int* units) {
+// Offsets of the queries' sums, in table steps: of base - lse above the smallest of them. A list of
+// one query has none.
+template <int kQueries>
+__device__ void SetOffsets(const float (&base)[kQueries], const float (&lse)[kQueries], int queries,
+                           float step, int (&offsets)[kQueries]) {
   float origin = INFINITY;
-  for (int q = 0; q < queries; ++q) origin = fminf(origin, base[q] - lse[q]);
-  for (int q = 0; q < queries; ++q) {
-    const float steps = (base[q] - lse[q] - origin) / step;
-    units[q] = int(fminf(rintf(steps * kRankUnits), float(kMaxOffset * kRankUnits)));
+#pragma unroll
+  for (int q = 0; q < kQueries; ++q) {
+    if (q < queries) origin = fminf(origin, base[q] - lse[q]);
   }
-  return origin;
+#pragma unroll
+  for (int q = 0; q < kQueries; ++q) {
+    const float steps = rintf((base[q] - lse[q] - origin) / step);
+    offsets[q] = q < queries && queries > 1 ? int(fminf(steps, float(kMaxOffset))) : 0;
+  }
+}
+
+// As Search has them, two queries of a word each.
+template <int kWords>
+__device__ void PackOffsets(const int (&offsets)[kWordQueries * kWords],
+                            uint32_t (&offsets_02)[kWords], uint32_t (&offsets_13)[kWords]) {
+#pragma unroll
+  for (int j = 0; j < kWords; ++j) {
+    const int* of_word = offsets + kWordQueries * j;
+    offsets_02[j] = uint32_t(of_word[0]) | uint32_t(of_word[2]) << 16;
+    offsets_13[j] = uint32_t(of_word[1]) | uint32_t(of_word[3]) << 16;
+  }
 }
 
 }  // namespace pqcache::attention

@@ -6,7 +6,7 @@
 // Scores are sums of the whole numbers that QuantisedTables (pqcache/index/quantised_tables.h)
 // makes of the same queries, so a list of one query equals BestCodes' to the token. Queries that
 // select together rank a candidate by its largest share of any query's attention: score minus the
-// log-sum-exp of the query's scores over all candidates, in sixteenths of a table step. Of equal
+// log-sum-exp of the query's scores over all candidates, in table steps. Of equal
 // ranks the lower position wins.
 //
 // A sample says above which score a candidate can be among the best, one scan of the codes collects

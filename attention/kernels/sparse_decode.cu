@@ -262,6 +262,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
   const int queries = workspace.queries;
   WaitForPrevious();
   AllowNext();
+  WarpState<kDim, kProducts> state = {};
+  for (int i = 0; i < kProducts; ++i) state.max[i][0] = state.max[i][1] = -INFINITY;
+  LoadQueries(p.queries + size_t(list) * queries * kDim, queries, p.scale, &state);
   const Rows rows = RowsOf(p, list, head, sequence);
 
   char* tiles = shared + size_t(warp) * kTilesAhead * kTileBytes;
@@ -272,9 +275,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
     if (fetch < count) FetchTile<kDim>(rows, fetch, tiles + i * kTileBytes);
     CommitCopies();
   }
-  WarpState<kDim, kProducts> state = {};
-  for (int i = 0; i < kProducts; ++i) state.max[i][0] = state.max[i][1] = -INFINITY;
-  LoadQueries(p.queries + size_t(list) * queries * kDim, queries, p.scale, &state);
   int at = 0;
   for (int tile = block * kWarps + warp; tile < count; tile += step, fetch += step) {
     WaitForCopies<kTilesAhead - 1>();

@@ -18,6 +18,7 @@ __device__ inline float SumOfHalfWarp(float sum) {
 // <a, b> of length n, a multiple of 16, by a half warp; both halves of a warp take part.
 __device__ inline float DotByHalfWarp(const float* a, const float* b, int n) {
   float sum = 0;
+#pragma unroll 8
   for (int i = threadIdx.x % 16; i < n; i += 16) sum = __fadd_rn(sum, __fmul_rn(a[i], b[i]));
   return SumOfHalfWarp(sum);
 }

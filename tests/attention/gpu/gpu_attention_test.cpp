@@ -48,7 +48,7 @@ std::vector<std::vector<int32_t>> Select(const GpuWorld& world, GpuAttention* at
 
 float Scale(const GpuWorld& world) { return 1 / std::sqrt(static_cast<float>(world.dim())); }
 
-// By the definition of the header: every candidate's rank, in sixteenths of a step.
+// By the definition of the header: every candidate's rank, in table steps.
 class SlowSelection {
  public:
   SlowSelection(const GpuWorld& world, int b, int h) : world_(world) {
@@ -95,13 +95,13 @@ class SlowSelection {
     for (int64_t i = 0; i < end_ - begin_; ++i) {
       double rank = 0;
       for (int q = 0; q < g; ++q) {
-        rank = std::max(rank, sums[q][i] * 16 + std::rint((base[q] - lse[q] - origin) / step * 16));
+        rank = std::max(rank, sums[q][i] + std::rint((base[q] - lse[q] - origin) / step));
       }
       ranks_.push_back(rank);
     }
   }
 
-  // Differences of a unit or two come from the log-sum-exp in float.
+  // Differences of a step come from the rounding of a log-sum-exp in float.
   void ExpectBest(const std::vector<int32_t>& list, int64_t k) const {
     ASSERT_EQ(std::ssize(list), k);
     if (k == 0) return;
@@ -114,9 +114,9 @@ class SlowSelection {
     for (size_t i = 0; i < ranks_.size(); ++i) {
       const int64_t token = begin_ + static_cast<int64_t>(i);
       if (chosen.contains(static_cast<int32_t>(token))) {
-        EXPECT_GE(ranks_[i], kth - 2) << "token " << token;
+        EXPECT_GE(ranks_[i], kth - 1) << "token " << token;
       } else {
-        EXPECT_LE(ranks_[i], kth + 2) << "token " << token;
+        EXPECT_LE(ranks_[i], kth + 1) << "token " << token;
       }
     }
   }
