@@ -29,15 +29,6 @@ __device__ inline KeyCodes<kBytes> LoadCodes(const uint8_t* codes) {
   return c;
 }
 
-// Byte offset of entry `code` number i of a word of codes, in a table of kWords words an entry.
-template <int kBits, int kWords>
-__device__ inline uint32_t EntryOffset(uint32_t word, int i) {
-  constexpr int kShift = kWords == 1 ? 2 : 3;
-  constexpr uint32_t kMask = ((1u << kBits) - 1) << kShift;
-  const int shift = i * kBits - kShift;
-  return (shift < 0 ? word << -shift : word >> shift) & kMask;
-}
-
 template <int kWords>
 struct TableEntry {
   uint32_t words[kWords];
@@ -55,9 +46,34 @@ __device__ inline TableEntry<kWords> LoadEntry(uint32_t address) {
   return e;
 }
 
-// What the address of a table in shared memory is a multiple of, so that low bits may name an entry
-// of tables whose sub-spaces take no more.
+// What the address of a table in shared memory is a multiple of.
 constexpr int kTableAlignment = 1024;
+
+// Addresses of the entries that a word of codes names, each as if its sub-space were the table's
+// first.
+template <int kBits, int kWords>
+__device__ inline void EntryAddresses(uint32_t table, uint32_t word,
+                                      uint32_t (&addresses)[32 / kBits]) {
+  constexpr int kShift = kWords == 1 ? 2 : 3;  // bytes of an entry
+  if constexpr (kBits == 4) {
+    // Offsets of four codes at a time, a byte each, then below the higher bytes of the address.
+    constexpr uint32_t kMask = 0x0f0f0f0fu << kShift;
+    const uint32_t even = word << kShift & kMask, odd = word >> (4 - kShift) & kMask;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      addresses[2 * i] = __byte_perm(even, table, 0x7650 + i);
+      addresses[2 * i + 1] = __byte_perm(odd, table, 0x7650 + i);
+    }
+  } else {
+    constexpr uint32_t kMask = 0xffu << kShift;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int shift = i * 8 - kShift;
+      const uint32_t offset = (shift < 0 ? word << -shift : word >> shift) & kMask;
+      addresses[i] = kMask < kTableAlignment ? offset | table : offset + table;
+    }
+  }
+}
 
 // sums_02, sums_13: of the first and third, and of the second and fourth query of each word, in 16
 // bits each. Entries are at most 127, so two add up in a byte; a wrapped sum of whole words less
@@ -67,19 +83,16 @@ __device__ inline void SumEntries(uint32_t table, const KeyCodes<kBytes>& codes,
                                   uint32_t (&sums_02)[kWords], uint32_t (&sums_13)[kWords]) {
   constexpr int kOfWord = 32 / kBits;  // codes
   constexpr int kEntryBytes = 4 * kWords << kBits;
-  const auto address = [table](uint32_t offset) {
-    return kEntryBytes <= kTableAlignment ? offset | table : offset + table;
-  };
   uint32_t all[kWords] = {}, odd[kWords] = {};
 #pragma unroll
   for (int w = 0; w < kBytes / 4; ++w) {
+    uint32_t addresses[kOfWord];
+    EntryAddresses<kBits, kWords>(table, codes.words[w], addresses);
 #pragma unroll
     for (int i = 0; i < kOfWord; i += 2) {
-      const uint32_t word = codes.words[w];
       const int first = (w * kOfWord + i) * kEntryBytes;
-      const auto a = LoadEntry<kWords>(address(EntryOffset<kBits, kWords>(word, i)) + first);
-      const auto b =
-          LoadEntry<kWords>(address(EntryOffset<kBits, kWords>(word, i + 1)) + first + kEntryBytes);
+      const auto a = LoadEntry<kWords>(addresses[i] + first);
+      const auto b = LoadEntry<kWords>(addresses[i + 1] + first + kEntryBytes);
 #pragma unroll
       for (int j = 0; j < kWords; ++j) {
         const uint32_t pair = a.words[j] + b.words[j];

@@ -4,6 +4,7 @@
 // the ranks of all of them, comes to the same threshold and writes those of its own that reach it.
 
 #include "attention/kernels/block_reduce.cuh"
+#include "attention/kernels/meeting.cuh"
 #include "attention/kernels/search_state.cuh"
 
 namespace pqcache::attention {
@@ -80,21 +81,6 @@ __device__ Found<kWords> LoadFound(const Found<kWords>* from) {
     u.parts[i] = __ldcg(reinterpret_cast<const uint4*>(from) + i);
   }
   return u.found;
-}
-
-// Waits until every block of the list has come here. All of them run at the same time.
-__device__ inline void MeetOtherBlocks(unsigned* arrivals, unsigned blocks) {
-  __syncthreads();
-  if (blocks == 1) return;
-  if (threadIdx.x == 0) {
-    unsigned mine, now;
-    asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;" : "=r"(mine) : "l"(arrivals) : "memory");
-    const unsigned all = (mine / blocks + 1) * blocks;
-    do {
-      asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(arrivals) : "memory");
-    } while (int(now - all) < 0);
-  }
-  __syncthreads();
 }
 
 // What ranks of a list depend on, the same in all of its blocks.
@@ -177,6 +163,22 @@ __device__ const Found<kWords>* FoundAt(const Found<kWords>* of_block, int warp_
   return of_block + size_t(warp) * warp_room + (i - s.of_warps[warp]);
 }
 
+// A candidate of this block and its rank.
+template <int kWords>
+struct OwnCandidate {
+  bool there = false;
+  Found<kWords> found;
+  uint32_t key = 0;
+
+  __device__ void Load(const Found<kWords>* of_block, int warp_room, int i,
+                       const ListRanks<kWords>& ranks, const RankShared& s) {
+    there = i < s.of_warps[kRankWarps];
+    if (!there) return;
+    found = LoadFound(FoundAt(of_block, warp_room, i, s));
+    key = ranks.KeyOf(found);
+  }
+};
+
 // Keys of all candidates of the list, in order of position: the threshold that the best k reach.
 struct Threshold {
   uint32_t key;
@@ -209,8 +211,12 @@ __device__ inline Threshold FindThreshold(const uint32_t* all, int k, uint32_t* 
     above += keys[i] > t.key ? 1 : 0;
     equal += keys[i] == t.key ? 1 : 0;
   }
-  SumBefore(above, s->ints, &t.above_before);
-  SumBefore(equal, s->ints, &t.equal_before);
+  above = __reduce_add_sync(~0u, above);
+  equal = __reduce_add_sync(~0u, equal);
+  if (lane == 0) s->lowest[warp] = above, s->highest[warp] = equal;
+  __syncthreads();
+  t.above_before = __reduce_add_sync(~0u, lane < kRankWarps ? s->lowest[lane] : 0);
+  t.equal_before = __reduce_add_sync(~0u, lane < kRankWarps ? s->highest[lane] : 0);
   return t;
 }
 
@@ -234,15 +240,7 @@ __device__ void StoreUnselected(const SelectTokensParams& p, const SearchArrays&
     const float share = JoinWarp(lane < kRankWarps ? s->sums[warp][lane] : 0, add);
     if (lane == 0) of_list[blockIdx.x * kMaxQueries + warp] = share;
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    s->last = atomicAdd(&search.blocks_done, 1u) == gridDim.x - 1;
-    if (s->last) search.blocks_done = 0;
-  }
-  __syncthreads();
-  if (!s->last || warp >= ranks.queries) return;
-  __threadfence();
+  if (!FinishesLast(&search.blocks_done, &s->last) || warp >= ranks.queries) return;
   const float share =
       JoinWarp(lane < blocks ? __ldcg(of_list + lane * kMaxQueries + warp) : 0, add);
   if (lane == 0) {
@@ -254,39 +252,34 @@ __device__ void StoreUnselected(const SelectTokensParams& p, const SearchArrays&
 }
 
 // Writes the block's candidates that are among the best k, in order, and their shares of each
-// query's attention.
+// query's attention. `one` is the thread's first.
 template <int kWords>
 __device__ void WriteSelected(const SelectTokensParams& p, const SearchArrays& arrays, int list,
                               const Found<kWords>* of_block, int warp_room,
                               const ListRanks<kWords>& ranks, int k, const Threshold& t,
-                              RankShared* s) {
+                              OwnCandidate<kWords> one, RankShared* s) {
   const int own = s->of_warps[kRankWarps];
   const int room = k - t.above;  // for those at the threshold
   int above_before = t.above_before, equal_before = t.equal_before;
   int* list_positions = p.positions + size_t(list) * p.max_selected;
   float shares[ListRanks<kWords>::kQueries] = {};
   for (int first = 0; first < own; first += kRankThreads) {
-    const int i = first + threadIdx.x;
-    Found<kWords> one;
-    uint32_t key = 0;
-    if (i < own) {
-      one = LoadFound(FoundAt(of_block, warp_room, i, *s));
-      key = ranks.KeyOf(one);
-    }
-    const bool above = i < own && key > t.key, equal = i < own && key == t.key;
-    int all_above, all_equal;
-    const int before = SumBefore(above ? 1 : 0, s->ints, &all_above) + above_before;
-    const int equals = SumBefore(equal ? 1 : 0, s->ints, &all_equal) + equal_before;
+    if (first > 0) one.Load(of_block, warp_room, first + threadIdx.x, ranks, *s);
+    const bool above = one.there && one.key > t.key, equal = one.there && one.key == t.key;
+    // Both counts in one number: neither has more than a block's threads.
+    int all;
+    const int before = SumBefore((above ? 1 : 0) | (equal ? 1 << 16 : 0), s->ints, &all);
+    const int equals = (before >> 16) + equal_before;
     if (above || (equal && equals < room)) {
-      list_positions[before + min(equals, room)] = one.position;
+      list_positions[(before & 0xffff) + above_before + min(equals, room)] = one.found.position;
 #pragma unroll
       for (int q = 0; q < ranks.kQueries; ++q) {
-        const float sum = float(SumOf<kWords>(one.sums_02, one.sums_13, q));
+        const float sum = float(SumOf<kWords>(one.found.sums_02, one.found.sums_13, q));
         if (q < ranks.queries) shares[q] += __expf(ranks.base[q] + ranks.step * sum - ranks.lse[q]);
       }
     }
-    above_before += all_above;
-    equal_before += all_equal;
+    above_before += all & 0xffff;
+    equal_before += all >> 16;
   }
   if (p.unselected_lse != nullptr) StoreUnselected<kWords>(p, arrays, list, k, ranks, shares, s);
 }

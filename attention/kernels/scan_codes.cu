@@ -170,14 +170,24 @@ __global__ void __launch_bounds__(kThreads, 2)
         &exponentials, of_block + size_t(warp) * warp_room);
     if (lane == 0) s.of_warps[warp + 1] = count;
     __syncthreads();
-    if (threadIdx.x == 0) {
-      s.of_warps[0] = 0;
-      for (int i = 0; i < kWarps; ++i) s.of_warps[i + 1] += s.of_warps[i];
+    if (warp == 0) {
+      int sum = lane < kWarps ? s.of_warps[lane + 1] : 0;
+      for (int distance = 1; distance < kWarps; distance *= 2) {
+        const int before = __shfl_up_sync(~0u, sum, distance);
+        if (lane >= distance) sum += before;
+      }
+      if (lane < kWarps) s.of_warps[lane + 1] = sum;
+      if (lane == 0) s.of_warps[0] = 0;
     }
     __syncthreads();
     ExchangeFound(arrays, list, exponentials, again, &s, &ranks);
-    for (int i = threadIdx.x; i < s.of_warps[kWarps]; i += kThreads) {
-      keys[s.first + i] = ranks.KeyOf(LoadFound(FoundAt(of_block, warp_room, i, s)));
+    OwnCandidate<kWords> first_own;
+    first_own.Load(of_block, warp_room, threadIdx.x, ranks, s);
+    if (first_own.there) keys[s.first + threadIdx.x] = first_own.key;
+    for (int i = threadIdx.x + kThreads; i < s.of_warps[kWarps]; i += kThreads) {
+      OwnCandidate<kWords> one;
+      one.Load(of_block, warp_room, i, ranks, s);
+      keys[s.first + i] = one.key;
     }
     MeetOtherBlocks(&search.arrivals, gridDim.x);
     Threshold threshold = {~0u};
@@ -185,7 +195,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (enough && k > 0) threshold = FindThreshold(keys, k, shared_keys, &s);
     const bool complete = enough && int(threshold.key) > collecting.BestLeftOut(ranks);
     if (collecting.least == 0 || k == 0 || complete) {
-      WriteSelected(p, arrays, list, of_block, warp_room, ranks, k, threshold, &s);
+      WriteSelected(p, arrays, list, of_block, warp_room, ranks, k, threshold, first_own, &s);
       break;
     }
     collecting.TakeAllFrom(enough ? threshold.key : 0, ranks);

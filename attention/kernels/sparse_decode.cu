@@ -14,6 +14,7 @@
 #include "attention/kernels/dispatch.cuh"
 #include "attention/kernels/fast_exp2.cuh"
 #include "attention/kernels/launch.cuh"
+#include "attention/kernels/meeting.cuh"
 #include "attention/kernels/sparse_decode.h"
 #include "attention/kernels/tensor_core.cuh"
 
@@ -301,15 +302,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
         to[d] = out;
         if (d == 0) to[kDim] = most, to[kDim + 1] = sum;
       });
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    last = atomicAdd(&workspace.blocks_done[list], 1u) == gridDim.x - 1;
-    if (last) workspace.blocks_done[list] = 0;
-  }
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
+  if (!FinishesLast(&workspace.blocks_done[list], &last)) return;
   JoinParts<kDim>(
       of_blocks, int(gridDim.x), part, queries, factors, [](const float* x) { return __ldcg(x); },
       [&](int q, int d, float out, float most, float sum) {
