@@ -9,6 +9,7 @@
 
 #include "attention/gpu/gpu_attention.h"
 #include "attention/kernels/append_tokens.h"
+#include "attention/torch/gpu_sdpa.h"
 #include "pqcache/base/random.h"
 #include "tools/medians.h"
 #include "tools/timed_rows.h"
@@ -30,6 +31,7 @@ constexpr size_t kNumbers = size_t{1} << 24;  // normals that rows are drawn fro
 constexpr int64_t kChunk = 4096;              // tokens that are appended at a time
 constexpr double kBytesOfAllLayers = 3e8;     // that layers in turn have in codes, at least
 constexpr int kMostLayers = 8;
+constexpr int64_t kLongestPrefill = 1 << 17;  // whose attention takes a fraction of a second
 
 class GpuAttentionBench {
  public:
@@ -44,7 +46,9 @@ class GpuAttentionBench {
       context_ = context;
       PQCACHE_RETURN_IF_ERROR(Fill());
       PQCACHE_RETURN_IF_ERROR(Methods(rows, text));
+      PQCACHE_RETURN_IF_ERROR(Encoding(rows, text));
       cache_.reset();
+      PQCACHE_RETURN_IF_ERROR(Opponents(rows, text));
     }
     return Status::Ok();
   }
@@ -140,6 +144,49 @@ class GpuAttentionBench {
     PQCACHE_ASSIGN_OR_RETURN(const std::vector<double> ms, Time(work));
     rows->Push(TimedRow(name, context_, 0, ms).Set("batch", o_.batch));
     *text += TimedLine(name, context_, ms) + "\n";
+    return Status::Ok();
+  }
+
+  // What a prefill adds for a layer: codes of all tokens, appended in chunks.
+  Status Encoding(Json* rows, std::string* text) {
+    const int64_t chunk = std::min<int64_t>(context_, std::max<int64_t>(1, kChunk / o_.batch));
+    const auto append = [&](bool encode) {
+      return [this, chunk, encode](int l) -> Status {
+        attention::AppendTokensParams p;
+        p.layer = cache_->layer(l);
+        p.codebooks = encode ? cache_->codebooks(l) : nullptr;
+        p.n = static_cast<int>(chunk);
+        p.keys = numbers_.as<float>();
+        p.values = numbers_.as<float>();
+        for (int64_t begin = 0; begin + chunk <= context_; begin += chunk) {
+          PQCACHE_RETURN_IF_ERROR(attention::AppendTokens(p, stream_));
+        }
+        return Status::Ok();
+      };
+    };
+    PQCACHE_RETURN_IF_ERROR(Measure("prefill: store rows", rows, text, append(false)));
+    return Measure("prefill: store and encode", rows, text, append(true));
+  }
+
+  // libtorch's exact attention, of a decode step and of the prompt.
+  Status Opponents(Json* rows, std::string* text) {
+    using attention::SdpaKernel;
+    const attention::GpuSdpaShape shape{o_.batch, o_.heads, o_.kv_heads, dim(), context_};
+    const auto add = [&](const std::string& name, const Result<std::vector<double>>& ms) {
+      if (ms.ok()) {
+        rows->Push(TimedRow(name, context_, 0, *ms).Set("batch", o_.batch));
+        *text += TimedLine(name, context_, *ms) + "\n";
+      } else {
+        *text += "  " + name + " not run: " + ms.status().message() + "\n";
+      }
+    };
+    add("exact, torch flash",
+        attention::TimeSdpaDecode(SdpaKernel::kFlash, shape, layers_, o_.rounds));
+    add("exact, torch cudnn",
+        attention::TimeSdpaDecode(SdpaKernel::kCudnn, shape, layers_, o_.rounds));
+    if (context_ > kLongestPrefill || o_.batch > 1) return Status::Ok();
+    add("prefill: torch flash", attention::TimeSdpaPrefill(SdpaKernel::kFlash, shape, 3));
+    add("prefill: torch cudnn", attention::TimeSdpaPrefill(SdpaKernel::kCudnn, shape, 3));
     return Status::Ok();
   }
 

@@ -25,7 +25,9 @@ RULES = {
     "attention/tokenizer": (["pqcache/base"], ["utf8proc.h"]),
     "attention/kernels": (["pqcache/base"], ["cuda"]),
     "attention/gpu": (["pqcache/base", "pqcache/index", "pqcache/policy", "attention/kernels"], []),
-    "attention/torch": (["pqcache/base", "attention"],
+    "attention/torch": (["pqcache/base", "pqcache/index", "attention", "attention/gpu",
+                         "attention/kernels", "attention/model", "attention/decoder/weights.h",
+                         "attention/decoder/weight_loader.h"],
                         ["ATen/", "c10/", "omp.h", "torch/version.h"]),
     "attention/decoder": (["pqcache", "attention", "attention/model", "attention/torch"], []),
     "attention": (["pqcache", "attention/model"], []),
@@ -40,7 +42,7 @@ CATCHERS = {"attention/torch/call_torch.h", "train/kmeans_faiss.cpp",
             "train/faiss_selection.cpp", "tools/cli.cpp",
             "storage/rocksdb_call.cpp"}
 FOLDERS = ["pqcache", "attention", "storage", "train", "tools", "tests"]
-CLASS = re.compile(r"^(?:class|struct) (\w+)[^;{]*\{", re.MULTILINE)
+CLASS = re.compile(r"^(?:class|struct) (\w+)\b(?!::)[^;{]*\{", re.MULTILINE)
 NAMESPACE = re.compile(r"^namespace ([\w:]+) \{", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 

@@ -1,11 +1,13 @@
 // pqcache generate: prefill a prompt exactly, decode under a policy, stream the text.
 
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <optional>
 
 #include "attention/decoder/resumable_session.h"
 #include "attention/decoder/token_sampler.h"
+#include "attention/torch/gpu_session.h"
 #include "pqcache/base/log.h"
 #include "pqcache/cache/context_catalog.h"
 #include "storage/memory_page_store.h"
@@ -33,6 +35,7 @@ Json BytesRead(const BytesByTier& after, const BytesByTier& before) {
 class GenerateCommand : public Command {
  public:
   void Declare(Flags* flags) override {
+    model_.may_use_gpu = true;
     model_.Declare(flags);
     attention_.Declare(flags);
     flags->Text("--policy", &policy_, PolicyHelp());
@@ -83,8 +86,20 @@ class GenerateCommand : public Command {
 
   Result<Report> Run(bool json) override {
     stream_ = !json;
+    return model_.device == "cuda" ? RunOnGpu() : RunOnCpu();
+  }
+
+ private:
+  // What runs the prompt and, token by token, the answer.
+  struct Runner {
+    std::function<Status(std::vector<float>* logits)> prompt;
+    std::function<Status(int64_t token, std::vector<float>* logits)> step;
+  };
+
+  Result<Report> RunOnCpu() {
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
     decoder_ = model.decoder.get();
+    spec_ = &decoder_->spec();
     const auto mode = context_.empty() ? storage::OpenMode::kMakeIfMissing  // pages of this run
                                        : storage::OpenMode::kExisting;
     PQCACHE_ASSIGN_OR_RETURN(const auto store, OpenStore(attention_.store, mode));
@@ -98,11 +113,66 @@ class GenerateCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(const auto session,
                              attention::ResumableSession::Create(decoder_, std::move(resumable),
                                                                  prefix_, prefix_tokens_));
-    PQCACHE_RETURN_IF_ERROR(Generate(opening, session.get()));
+    const Runner runner{
+        [&](std::vector<float>* logits) {
+          const Status status = RunPrompt(session.get(), logits);
+          prefill_reads_ = session->bytes_read();
+          return status;
+        },
+        [&](int64_t token, std::vector<float>* logits) { return session->Step(token, logits); }};
+    PQCACHE_RETURN_IF_ERROR(Generate(opening, runner));
     return MakeReport(*session, *store);
   }
 
- private:
+  // Flags that mean nothing there are refused, not ignored.
+  Status CheckGpuFlags() const {
+    const auto refuse = [](const char* flag) {
+      return Status::Unsupported(std::string(flag) + " is for --device cpu only");
+    };
+    if (!context_.empty()) return refuse("--context");
+    if (attention_.store != "memory") return refuse("--store");
+    if (attention_.shadow > 0) return refuse("--shadow");
+    if (options_.tail != attention::TailMode::kDrop) return refuse("--tail estimate");
+    return Status::Ok();
+  }
+
+  Result<Report> RunOnGpu() {
+    PQCACHE_RETURN_IF_ERROR(CheckGpuFlags());
+    const bool floats = model_.compute == attention::ComputeDType::kFloat32;
+    PQCACHE_ASSIGN_OR_RETURN(
+        const auto model,
+        attention::GpuModel::Load(model_.model, floats ? DType::kF32 : DType::kBF16));
+    spec_ = &model->spec();
+    PQCACHE_RETURN_IF_ERROR(EncodePrompt());
+    PQCACHE_RETURN_IF_ERROR(CheckLength());
+    attention::GpuSessionOptions options;
+    options.max_tokens = static_cast<int64_t>(tokens_.size()) + new_tokens_;
+    options.window = {static_cast<int>(attention_.n_sink),
+                      static_cast<int>(attention_.local_window)};
+    options.attention.policy = options_.policy;
+    options.attention.budget = options_.budget;
+    options.attention.per_head = options_.per_head;
+    options.attention.dense_layers = options_.dense_layers;
+    if (options_.policy->score_source() == ScoreSource::kCodes) {
+      PQCACHE_ASSIGN_OR_RETURN(options.codebooks, LoadCodebooks(attention_.codebooks));
+    }
+    const Stopwatch opening;
+    PQCACHE_ASSIGN_OR_RETURN(const auto session,
+                             attention::GpuSession::Create(model.get(), std::move(options)));
+    const Runner runner{
+        [&](std::vector<float>* logits) { return session->Prefill(tokens_, logits); },
+        [&](int64_t token, std::vector<float>* logits) { return session->Step(token, logits); }};
+    PQCACHE_RETURN_IF_ERROR(Generate(opening, runner));
+    Report report;
+    Json& j = report.json;
+    AddAnswer(&j);
+    PQCACHE_ASSIGN_OR_RETURN(const attention::AttentionStats stats, session->Stats());
+    j.Set("attention", StatsToJson(stats));
+    j.Set("gpu_kv_bytes", session->cache().device_bytes());
+    j.Set("peak_rss_bytes", PeakRssBytes());
+    return Finished(std::move(report));
+  }
+
   Status EncodePrompt() {
     if (token_texts_.empty()) {
       PQCACHE_ASSIGN_OR_RETURN(attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
@@ -157,7 +227,7 @@ class GenerateCommand : public Command {
   }
 
   Status CheckLength() {
-    const int64_t limit = decoder_->spec().max_positions;
+    const int64_t limit = spec_->max_positions;
     const auto prompt_tokens = static_cast<int64_t>(prefix_tokens_.size() + tokens_.size());
     if (tokens_.empty()) {
       return Status::InvalidArgument("the prompt has no tokens of its own, expected at least one");
@@ -216,10 +286,9 @@ class GenerateCommand : public Command {
     return session->Prefill(tokens_, 1, logits, [&](double done) { bar.Update(done); });
   }
 
-  Status Generate(const Stopwatch& start, attention::ResumableSession* session) {
+  Status Generate(const Stopwatch& start, const Runner& runner) {
     std::vector<float> logits;
-    PQCACHE_RETURN_IF_ERROR(RunPrompt(session, &logits));
-    prefill_reads_ = session->bytes_read();
+    PQCACHE_RETURN_IF_ERROR(runner.prompt(&logits));
     attention::TokenSampler sampler(sampling_);
     std::optional<attention::StreamDecoder> text;  // absent without a tokenizer
     if (tokenizer_ != nullptr) text.emplace(tokenizer_.get(), true);
@@ -229,12 +298,12 @@ class GenerateCommand : public Command {
       if (generated_.empty()) ttft_ms_ = start.milliseconds();
       generated_.push_back(token);
       PQCACHE_RETURN_IF_ERROR(Print(token, text.has_value() ? &*text : nullptr));
-      const auto& ends = decoder_->spec().eos_tokens;
+      const auto& ends = spec_->eos_tokens;
       const bool ended = std::find(ends.begin(), ends.end(), token) != ends.end();
       if (ended && !ignore_eos_) break;
       if (static_cast<int64_t>(generated_.size()) == new_tokens_) break;
       if (generated_.size() == 1) last.Restart();
-      PQCACHE_RETURN_IF_ERROR(session->Step(token, &logits));
+      PQCACHE_RETURN_IF_ERROR(runner.step(token, &logits));
     }
     const auto gaps = static_cast<double>(generated_.size()) - 1;
     if (gaps > 0) tpot_ms_ = last.milliseconds() / gaps;
@@ -263,15 +332,9 @@ class GenerateCommand : public Command {
     const attention::Session& session = *resumable.session();
     const PageStore& store = resumable.store();
     Report report;
-    Json ids = Json::Array();
-    for (int64_t token : generated_) ids.Push(token);
     Json& j = report.json;
-    j.Set("text", text_)
-        .Set("tokens", std::move(ids))
-        .Set("prompt_tokens", prefix_tokens_.size() + tokens_.size());
+    AddAnswer(&j);
     j.Set("cached_tokens", resumable.recomputations() > 0 ? 0 : prefix_tokens_.size());
-    j.Set("new_tokens", generated_.size()).Set("ttft_ms", ttft_ms_).Set("tpot_ms", tpot_ms_);
-    j.Set("tokens_per_second", tpot_ms_ > 0 ? 1000.0 / tpot_ms_ : 0.0);
     j.Set("attention", StatsToJson(session.stats()));
     const PageStoreStats stats = store.stats();
     // Of the decode steps, and before the first token: an exact prefill reads every earlier page
@@ -288,6 +351,20 @@ class GenerateCommand : public Command {
     j.Set("kv_bytes_full", session.cache().full_bytes());
     j.Set("kv_bytes_resident", session.cache().memory_bytes() + stats.resident_bytes);
     j.Set("kv_bytes_resident_peak", stats.peak_resident_bytes);
+    return Finished(std::move(report));
+  }
+
+  void AddAnswer(Json* j) const {
+    Json ids = Json::Array();
+    for (int64_t token : generated_) ids.Push(token);
+    j->Set("text", text_).Set("tokens", std::move(ids));
+    j->Set("prompt_tokens", prefix_tokens_.size() + tokens_.size());
+    j->Set("new_tokens", generated_.size()).Set("ttft_ms", ttft_ms_).Set("tpot_ms", tpot_ms_);
+    j->Set("tokens_per_second", tpot_ms_ > 0 ? 1000.0 / tpot_ms_ : 0.0);
+  }
+
+  Result<Report> Finished(Report report) {
+    const Json& j = report.json;
     if (stream_) {
       PQCACHE_RETURN_IF_ERROR(Emit("\n"));  // the streamed text has no end of line of its own
       Log(LogLevel::kInfo, j.Dump(1));
@@ -305,7 +382,8 @@ class GenerateCommand : public Command {
   bool ignore_eos_ = false;
 
   attention::CacheAttentionOptions options_;
-  const attention::Decoder* decoder_ = nullptr;
+  const attention::Decoder* decoder_ = nullptr;  // on the CPU
+  const attention::ModelSpec* spec_ = nullptr;
   std::unique_ptr<attention::Tokenizer> tokenizer_;
   bool stream_ = false;
   std::optional<StoredPrefix> prefix_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "attention/kernels/device_info.h"
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
 #include "pqcache/cache/manifest.h"
@@ -44,14 +45,19 @@ void ModelFlags::Declare(Flags* flags) {
   flags->Text("-m,--model", &model, "Hugging Face directory");
   flags->Count("-t,--threads", &threads, "threads (0: one per core)");
   flags->Text("--dtype", &dtype, "compute type: auto, float32 or bfloat16");
-  flags->Text("--device", &device, "cpu");
+  flags->Text("--device", &device, may_use_gpu ? "cpu or cuda" : "cpu");
   flags->Count("--seed", &seed, "seed of everything random");
 }
 
 Status ModelFlags::Prepare() {
   if (model.empty()) return Status::InvalidArgument("--model is absent, expected a directory");
-  if (device != "cpu") {
-    return Status::Unsupported("--device is '" + device + "', this build has: cpu");
+  if (device == "cuda" && may_use_gpu) {
+    const auto gpus = attention::ListGpus();
+    if (!gpus.ok()) return gpus.status().Annotate("--device is 'cuda'");
+    if (gpus->empty()) return Status::Unsupported("--device is 'cuda', but there is no GPU here");
+  } else if (device != "cpu") {
+    return Status::InvalidArgument("--device is '" + device + "', expected cpu" +
+                                   (may_use_gpu ? " or cuda" : " for this command"));
   }
   PQCACHE_RETURN_IF_ERROR(CheckRange("--threads", threads, 0, 1024));
   PQCACHE_ASSIGN_OR_RETURN(compute, attention::ParseComputeDType(dtype));

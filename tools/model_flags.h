@@ -25,6 +25,7 @@ struct ModelFlags {
   std::string model, dtype = "auto", device = "cpu";
   int64_t threads = 0;  // 0: one per core
   int64_t seed = 0;
+  bool may_use_gpu = false;  // the command knows --device cuda
 
   void Declare(Flags* flags);
   Status Prepare();  // checks without loading

@@ -1,6 +1,9 @@
 #pragma once
 
 // Weights of a model in memory, by role. Loaded by LoadWeights, immutable afterwards.
+//
+// L is what a matrix becomes: it has L::Create(weight [out, in], bias [out] or empty, in, out,
+// compute), as Linear does.
 
 #include <memory>
 #include <optional>
@@ -17,18 +20,23 @@ struct NormWeights {
   std::vector<float> bias;    // [size], or empty for an RMS norm
 };
 
-struct LayerWeights {
+template <typename L>
+struct LayerWeightsOf {
   NormWeights attention_norm, mlp_norm, query_norm, key_norm;
-  std::optional<Linear> qkv;  // [Hq + 2 Hkv, D] outputs: all queries, all keys, all values
-  std::optional<Linear> output, gate, up, down;  // gate absent: plain MLP
+  std::optional<L> qkv;                     // [Hq + 2 Hkv, D] outputs: all queries, keys, values
+  std::optional<L> output, gate, up, down;  // gate absent: plain MLP
 };
 
-struct ModelWeights {
-  std::optional<Linear> embedding;  // [vocab, hidden]; also the head when tied
-  std::optional<Linear> head;
+template <typename L>
+struct ModelWeightsOf {
+  std::optional<L> embedding;  // [vocab, hidden]; also the head when tied
+  std::optional<L> head;
   NormWeights final_norm;
-  std::vector<LayerWeights> layers;
+  std::vector<LayerWeightsOf<L>> layers;
 };
+
+using LayerWeights = LayerWeightsOf<Linear>;
+using ModelWeights = ModelWeightsOf<Linear>;
 
 // compute: kF32 or kBF16. Weights that are NaN or infinite are refused by name.
 Result<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint,

@@ -64,9 +64,15 @@ Status GpuAttention::Allocate() {
   PQCACHE_ASSIGN_OR_RETURN(positions_, Zeros(positions * sizeof(int32_t)));
   PQCACHE_ASSIGN_OR_RETURN(counts_, Zeros(static_cast<size_t>(lists()) * sizeof(int32_t)));
   const auto rows = static_cast<size_t>(cache_->options().batch * options_.heads);
+  const auto layers = static_cast<size_t>(cache_->options().layers);
   PQCACHE_ASSIGN_OR_RETURN(unselected_lse_, Zeros(rows * sizeof(float)));
+  PQCACHE_ASSIGN_OR_RETURN(missed_mass_, Zeros(layers * rows * sizeof(float)));
   PQCACHE_ASSIGN_OR_RETURN(decode_workspace_, Zeros(SparseDecodeWorkspaceBytes(DecodeParams(0))));
   return Status::Ok();
+}
+
+Status GpuAttention::ClearMissedMass(GpuStream stream) {
+  return FillBytes(missed_mass_.data(), 0, missed_mass_.size(), stream);
 }
 
 SelectTokensParams GpuAttention::SelectParams(int layer) const {
@@ -136,6 +142,11 @@ Status GpuAttention::Decode(int layer, const float* queries, float* out, GpuStre
   SparseDecodeParams params = DecodeParams(layer);
   params.queries = queries;
   params.out = out;
+  if (Selects(layer)) {
+    params.unselected_lse = unselected_lse_.as<float>();
+    params.missed_mass =
+        missed_mass_.as<float>() + int64_t{layer} * cache_->options().batch * options_.heads;
+  }
   return SparseDecode(params, stream);
 }
 

@@ -37,10 +37,21 @@ class GpuAttention {
   // The part that chooses the rows.
   Status Select(int layer, const float* queries, GpuStream stream);
 
+  // Whether it chooses rows in this layer.
+  bool Selects(int layer) const {
+    return choice_ == Choice::kBest && layer >= options_.dense_layers;
+  }
+
   // On the device, of the last Select: see SelectTokensParams.
   const int32_t* positions() const { return positions_.as<int32_t>(); }
   const int32_t* counts() const { return counts_.as<int32_t>(); }
   const float* unselected_lse() const { return unselected_lse_.as<float>(); }
+  // [L, B, Hq] on the device: estimated shares of the attention mass that steps did not attend to,
+  // summed over all steps so far.
+  const float* missed_mass() const { return missed_mass_.as<float>(); }
+  // Sets it to zeros.
+  Status ClearMissedMass(GpuStream stream);
+  bool attends_all() const { return choice_ == Choice::kAll; }
   int lists() const;
   int max_selected() const { return max_selected_; }
 
@@ -49,9 +60,6 @@ class GpuAttention {
 
   GpuAttention(GpuAttentionOptions options, GpuKvCache* cache, Choice choice);
   Status Allocate();
-  bool Selects(int layer) const {
-    return choice_ == Choice::kBest && layer >= options_.dense_layers;
-  }
   Status Decode(int layer, const float* queries, float* out, GpuStream stream);
   SelectTokensParams SelectParams(int layer) const;
   SparseDecodeParams DecodeParams(int layer) const;
@@ -60,7 +68,8 @@ class GpuAttention {
   GpuKvCache* cache_;
   Choice choice_;
   int max_selected_ = 0;
-  GpuBuffer select_workspace_, decode_workspace_, positions_, counts_, unselected_lse_;
+  GpuBuffer select_workspace_, decode_workspace_, positions_, counts_, unselected_lse_,
+      missed_mass_;
 };
 
 }  // namespace pqcache::attention

@@ -308,7 +308,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
       [&](int q, int d, float out, float most, float sum) {
         const size_t row = size_t(list) * queries + q;
         p.out[row * kDim + d] = out / sum;
-        if (d == 0 && p.lse != nullptr) p.lse[row] = kLn2 * (most + log2f(sum));
+        if (d == 0 && p.missed_mass != nullptr) {
+          const float lse = kLn2 * (most + log2f(sum));
+          p.missed_mass[row] += 1 / (1 + expf(lse - p.unselected_lse[row]));
+        }
       });
 }
 

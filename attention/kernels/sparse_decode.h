@@ -25,7 +25,10 @@ struct SparseDecodeParams {
   int max_selected = 0;
   void* workspace = nullptr;  // SparseDecodeWorkspaceBytes, zeros before the first call
   float* out = nullptr;       // [B, Hq, D]
-  float* lse = nullptr;       // [B, Hq] log-sum-exp of the logits; may be null
+  // [B, Hq], both or neither null: log-sum-exp of the scores that are not attended, and what their
+  // estimated share of the attention mass is added to.
+  const float* unselected_lse = nullptr;
+  float* missed_mass = nullptr;
 };
 
 // Of the parameters only shapes are read.

@@ -1,6 +1,10 @@
 #include "attention/torch/sdpa_torch.h"
 
+#if __has_include(<ATen/ops/scaled_dot_product_attention.h>)
+#include <ATen/ops/scaled_dot_product_attention.h>
+#else
 #include <ATen/ops/_scaled_dot_product_attention.h>
+#endif
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
@@ -38,6 +42,16 @@ at::Tensor Mask(const SdpaShape& s) {
   return mask;
 }
 
+// The one call whose name and result differ between libtorch 1.13 and 2.
+at::Tensor Sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                const at::Tensor& mask) {
+#if __has_include(<ATen/ops/scaled_dot_product_attention.h>)
+  return at::scaled_dot_product_attention(q, k, v, mask);
+#else
+  return std::get<0>(at::_scaled_dot_product_attention(q, k, v, mask, 0.0, false, false));
+#endif
+}
+
 }  // namespace
 
 Result<std::vector<float>> SdpaTorch(const SdpaShape& s, const float* queries, const float* keys,
@@ -47,10 +61,9 @@ Result<std::vector<float>> SdpaTorch(const SdpaShape& s, const float* queries, c
   PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
     const at::Tensor k = HeadsFirst(keys, s.t, s.kv_heads, s.dim).repeat_interleave(group, 1);
     const at::Tensor v = HeadsFirst(values, s.t, s.kv_heads, s.dim).repeat_interleave(group, 1);
-    const auto result = at::_scaled_dot_product_attention(HeadsFirst(queries, s.n, s.heads, s.dim),
-                                                          k, v, Mask(s), 0.0, false, false);
+    const at::Tensor result = Sdpa(HeadsFirst(queries, s.n, s.heads, s.dim), k, v, Mask(s));
     at::from_blob(out.data(), {s.n, s.heads, s.dim}, at::kFloat)
-        .copy_(std::get<0>(result).squeeze(0).transpose(0, 1));
+        .copy_(result.squeeze(0).transpose(0, 1));
   }));
   return out;
 }

@@ -89,6 +89,7 @@ class SlowSelection {
         total += std::exp(base[q] + double{step} * sum);
       }
       lse[q] = std::log(total);
+      base_.push_back(base[q]);
     }
     double origin = base[0] - lse[0];
     for (int q = 1; q < g; ++q) origin = std::min(origin, base[q] - lse[q]);
@@ -99,6 +100,19 @@ class SlowSelection {
       }
       ranks_.push_back(rank);
     }
+    step_ = step;
+    sums_ = std::move(sums);
+  }
+
+  // Log-sum-exp of query q's scores of the candidates that the list lacks.
+  double UnselectedLse(int q, const std::vector<int32_t>& list) const {
+    const std::set<int32_t> chosen(list.begin(), list.end());
+    double total = 0;
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      if (chosen.contains(static_cast<int32_t>(begin_ + static_cast<int64_t>(i)))) continue;
+      total += std::exp(base_[static_cast<size_t>(q)] + step_ * sums_[static_cast<size_t>(q)][i]);
+    }
+    return std::log(total);
   }
 
   // Differences of a step come from the rounding of a log-sum-exp in float.
@@ -124,7 +138,9 @@ class SlowSelection {
  private:
   const GpuWorld& world_;
   int64_t begin_ = 0, end_ = 0;
-  std::vector<double> ranks_;
+  std::vector<double> ranks_, base_;
+  double step_ = 0;
+  std::vector<std::vector<int>> sums_;
 };
 
 struct Case {
@@ -197,6 +213,8 @@ TEST_P(GpuSelection, SharedListsHoldTheBestShares) {
   const auto attention = Attention(world, "pq", GetParam().budget, false);
   for (int round = 0; round < 2; ++round) {  // a second time with the workspace as it is left
     const auto lists = Select(world, attention.get());
+    const auto unselected = ToHost<float>(attention->unselected_lse(),
+                                          static_cast<size_t>(world.batch() * world.heads()));
     for (int b = 0; b < world.batch(); ++b) {
       const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
       const int64_t k =
@@ -204,8 +222,19 @@ TEST_P(GpuSelection, SharedListsHoldTheBestShares) {
                             tokens - world.shape.window.local_window - world.shape.window.n_sink);
       for (int h = 0; h < world.shape.kv_heads; ++h) {
         SCOPED_TRACE("sequence " + std::to_string(b) + " head " + std::to_string(h));
-        SlowSelection(world, b, h)
-            .ExpectBest(lists[static_cast<size_t>(b * world.shape.kv_heads + h)], k);
+        const SlowSelection slow(world, b, h);
+        const auto& list = lists[static_cast<size_t>(b * world.shape.kv_heads + h)];
+        slow.ExpectBest(list, k);
+        for (int g = 0; g < world.shape.group; ++g) {
+          const double expected = slow.UnselectedLse(g, list);
+          const float found = unselected[static_cast<size_t>(
+              (b * world.shape.kv_heads + h) * world.shape.group + g)];
+          if (std::isinf(expected)) {
+            EXPECT_EQ(found, expected);
+          } else {
+            EXPECT_NEAR(found, expected, 1e-2);
+          }
+        }
       }
     }
   }
@@ -312,6 +341,42 @@ TEST(GpuSelectionRetry, WhatTheSampleDoesNotShowIsFound) {
       SlowSelection(world, 0, h).ExpectBest(lists[static_cast<size_t>(h)], 6000);
     }
   }
+}
+
+TEST(GpuMissedMass, IsTheEstimatedShareOfWhatIsNotAttended) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorld world({.pq = {128, 32, 4}, .kv_heads = 2, .tokens = {10000}});
+  const auto queries = ToDevice(world.queries);
+  const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
+  const auto attention = Attention(world, "pq", {.tokens = 200}, false);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_OK(attention->Attend(0, queries.as<float>(), out.as<float>(), nullptr));
+  }
+  ASSERT_OK(WaitFor(nullptr));
+  const auto heads = static_cast<size_t>(world.heads());
+  const auto missed = ToHost<float>(attention->missed_mass(), heads);
+  const auto unselected = ToHost<float>(attention->unselected_lse(), heads);
+  const auto lists = Select(world, attention.get());
+  for (int q = 0; q < world.heads(); ++q) {
+    const int h = q / world.shape.group;
+    const auto& list = lists[static_cast<size_t>(h)];
+    const std::set<int32_t> chosen(list.begin(), list.end());
+    double attended = 0;
+    for (int64_t t = 0; t < 10000; ++t) {
+      const bool always =
+          t < world.shape.window.n_sink || t >= 10000 - world.shape.window.local_window;
+      if (!always && !chosen.contains(static_cast<int32_t>(t))) continue;
+      double logit = 0;
+      for (int d = 0; d < world.dim(); ++d) {
+        logit += double{world.query(0, q)[d]} * world.key(0, t, h)[d];
+      }
+      attended += std::exp(logit * Scale(world));
+    }
+    const double share = 1 / (1 + attended / std::exp(double{unselected[static_cast<size_t>(q)]}));
+    EXPECT_NEAR(missed[static_cast<size_t>(q)], 2 * share, 1e-3) << "query " << q;
+  }
+  ASSERT_OK(attention->ClearMissedMass(nullptr));
+  EXPECT_EQ(ToHost<float>(attention->missed_mass(), heads), std::vector<float>(heads, 0));
 }
 
 // A graph that is recorded once appends and attends at every later length.
