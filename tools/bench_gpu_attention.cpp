@@ -31,6 +31,7 @@ constexpr size_t kNumbers = size_t{1} << 24;  // normals that rows are drawn fro
 constexpr int64_t kChunk = 4096;              // tokens that are appended at a time
 constexpr double kBytesOfAllLayers = 3e8;     // that layers in turn have in codes, at least
 constexpr int kMostLayers = 8;
+constexpr int64_t kOffloadedTokens = 1024;    // that a step selects with rows in host memory
 constexpr int64_t kLongestPrefill = 1 << 17;  // whose attention takes a fraction of a second
 
 class GpuAttentionBench {
@@ -44,11 +45,14 @@ class GpuAttentionBench {
     PQCACHE_RETURN_IF_ERROR(MakeNumbers());
     for (const int64_t context : o_.contexts) {
       context_ = context;
-      PQCACHE_RETURN_IF_ERROR(Fill());
+      PQCACHE_RETURN_IF_ERROR(Fill(0));
       PQCACHE_RETURN_IF_ERROR(Methods(rows, text));
       PQCACHE_RETURN_IF_ERROR(Encoding(rows, text));
       cache_.reset();
       PQCACHE_RETURN_IF_ERROR(Opponents(rows, text));
+      if (context_ <= kLongestPrefill && o_.batch == 1) {
+        PQCACHE_RETURN_IF_ERROR(Offloaded(rows, text));
+      }
     }
     return Status::Ok();
   }
@@ -73,7 +77,8 @@ class GpuAttentionBench {
     return numbers_.as<float>() + random_.Below(kNumbers - static_cast<size_t>(n));
   }
 
-  Status Fill() {
+  // Rows of the first `host_tokens` tokens, but for the sinks, in host memory.
+  Status Fill(int64_t host_tokens) {
     CodebookSet set;
     const double codes = static_cast<double>(o_.batch) * static_cast<double>(context_) *
                          o_.kv_heads * o_.pq.bytes_per_key();
@@ -100,6 +105,8 @@ class GpuAttentionBench {
     options.batch = o_.batch;
     options.max_tokens = context_;
     options.window = {16, 256};
+    options.host_begin = host_tokens == 0 ? 0 : attention::kGpuPageTokens;
+    options.host_end = host_tokens;
     PQCACHE_ASSIGN_OR_RETURN(cache_, GpuKvCache::Create(options, &set));
     const int64_t chunk = std::max<int64_t>(1, kChunk / o_.batch);
     for (int64_t begin = 0; begin < context_; begin += chunk) {
@@ -190,12 +197,31 @@ class GpuAttentionBench {
     return Status::Ok();
   }
 
+  // One sixteenth of the rows on the GPU, of which a random selection hits as many.
+  Status Offloaded(Json* rows, std::string* text) {
+    PQCACHE_RETURN_IF_ERROR(Fill(context_ - context_ / 16));
+    const float* queries = Normals(int64_t{o_.batch} * o_.heads * dim());
+    const float* keys = Normals(int64_t{o_.batch} * o_.kv_heads * dim());
+    PQCACHE_ASSIGN_OR_RETURN(const auto some,
+                             Attention("pq", false, std::min<int64_t>(kOffloadedTokens, context_)));
+    const Status status = Measure("pq 1024, 15/16 in host", rows, text, [&](int l) {
+      return some->Step(l, queries, keys, keys, out_.as<float>(), stream_);
+    });
+    cache_.reset();
+    return status;
+  }
+
   Result<std::unique_ptr<GpuAttention>> Attention(const char* policy, bool per_head) {
+    return Attention(policy, per_head,
+                     std::min(o_.most, SelectionBudget{.ratio = o_.ratio}.TokensFor(context_)));
+  }
+
+  Result<std::unique_ptr<GpuAttention>> Attention(const char* policy, bool per_head,
+                                                  int64_t tokens) {
     GpuAttentionOptions options;
     options.heads = o_.heads;
     PQCACHE_ASSIGN_OR_RETURN(options.policy, CreatePolicy(policy));
-    options.budget.tokens =
-        std::min(o_.most, SelectionBudget{.ratio = o_.ratio}.TokensFor(context_));
+    options.budget.tokens = tokens;
     options.per_head = per_head;
     return GpuAttention::Create(std::move(options), cache_.get());
   }

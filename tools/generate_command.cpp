@@ -42,6 +42,9 @@ class GenerateCommand : public Command {
     flags->Specs("--context", &contexts_,
                  "stored context that the prompt continues; it is decoded under the policy");
     flags->Text("--on-missing", &on_missing_, "a page that is lost: recompute or fail");
+    flags->Count("--gpu-kv", &gpu_kv_,
+                 "with --device cuda: bytes of keys and values on the GPU, the others lie in host "
+                 "memory; 0: no limit");
     flags->Count("--shadow", &attention_.shadow, "judge every n-th step against exact attention");
     flags->Text("-p,--prompt", &prompt_, "prompt text");
     flags->Text("-f,--file", &file_, "file with the prompt");
@@ -58,6 +61,10 @@ class GenerateCommand : public Command {
     PQCACHE_RETURN_IF_ERROR(model_.Prepare());
     PQCACHE_RETURN_IF_ERROR(attention_.Prepare());
     PQCACHE_RETURN_IF_ERROR(sampling_.Validate());
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--gpu-kv", gpu_kv_, 0, int64_t{1} << 50));
+    if (gpu_kv_ > 0 && model_.device != "cuda") {
+      return Status::InvalidArgument("--gpu-kv is given, expected --device cuda with it");
+    }
     if (on_missing_ != "recompute" && on_missing_ != "fail") {
       return Status::InvalidArgument("--on-missing is '" + on_missing_ +
                                      "', expected recompute or fail");
@@ -149,6 +156,7 @@ class GenerateCommand : public Command {
     options.max_tokens = static_cast<int64_t>(tokens_.size()) + new_tokens_;
     options.window = {static_cast<int>(attention_.n_sink),
                       static_cast<int>(attention_.local_window)};
+    options.row_limit = static_cast<uint64_t>(gpu_kv_);
     options.attention.policy = options_.policy;
     options.attention.budget = options_.budget;
     options.attention.per_head = options_.per_head;
@@ -169,6 +177,7 @@ class GenerateCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(const attention::AttentionStats stats, session->Stats());
     j.Set("attention", StatsToJson(stats));
     j.Set("gpu_kv_bytes", session->cache().device_bytes());
+    j.Set("host_kv_bytes", session->cache().host_bytes());
     j.Set("peak_rss_bytes", PeakRssBytes());
     return Finished(std::move(report));
   }
@@ -378,7 +387,7 @@ class GenerateCommand : public Command {
   attention::SamplingOptions sampling_;
   std::string policy_ = "pq", prompt_, file_, context_, on_missing_ = "recompute";
   std::vector<std::string> token_texts_, contexts_;
-  int64_t new_tokens_ = 128;
+  int64_t new_tokens_ = 128, gpu_kv_ = 0;
   bool ignore_eos_ = false;
 
   attention::CacheAttentionOptions options_;

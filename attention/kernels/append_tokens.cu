@@ -60,50 +60,40 @@ __device__ void StoreRows(const AppendTokensParams& p, const Tile& tile, float* 
   }
 }
 
-constexpr int kTokensOfThread = 4;  // whose products with a row of the transform are taken together
-
-// Products of one row with keys, kStride floats apart, to out, likewise; sums are those of
-// DotByHalfWarp.
-template <int kDim, int kStride>
-__device__ void DotsByThread(const float* row, const float* keys, float* out) {
-  float sums[kTokensOfThread][16] = {};
-#pragma unroll 1
+// <a, b> with the sums of DotByHalfWarp, by one thread.
+template <int kDim>
+__device__ float DotByThread(const float* a, const float* b) {
+  float sums[16] = {};
+#pragma unroll
   for (int i = 0; i < kDim; i += 16) {
 #pragma unroll
     for (int j = 0; j < 16; j += 4) {
-      const float4 y = *reinterpret_cast<const float4*>(row + i + j);
-#pragma unroll
-      for (int t = 0; t < kTokensOfThread; ++t) {
-        const float4 x = *reinterpret_cast<const float4*>(keys + t * kStride + i + j);
-        sums[t][j] = __fadd_rn(sums[t][j], __fmul_rn(x.x, y.x));
-        sums[t][j + 1] = __fadd_rn(sums[t][j + 1], __fmul_rn(x.y, y.y));
-        sums[t][j + 2] = __fadd_rn(sums[t][j + 2], __fmul_rn(x.z, y.z));
-        sums[t][j + 3] = __fadd_rn(sums[t][j + 3], __fmul_rn(x.w, y.w));
-      }
+      const float4 x = *reinterpret_cast<const float4*>(a + i + j);
+      const float4 y = *reinterpret_cast<const float4*>(b + i + j);
+      sums[j] = __fadd_rn(sums[j], __fmul_rn(x.x, y.x));
+      sums[j + 1] = __fadd_rn(sums[j + 1], __fmul_rn(x.y, y.y));
+      sums[j + 2] = __fadd_rn(sums[j + 2], __fmul_rn(x.z, y.z));
+      sums[j + 3] = __fadd_rn(sums[j + 3], __fmul_rn(x.w, y.w));
     }
   }
 #pragma unroll
-  for (int t = 0; t < kTokensOfThread; ++t) {
+  for (int half = 8; half > 0; half /= 2) {
 #pragma unroll
-    for (int half = 8; half > 0; half /= 2) {
-#pragma unroll
-      for (int i = 0; i < half; ++i) sums[t][i] = __fadd_rn(sums[t][i], sums[t][i + half]);
-    }
-    out[t * kStride] = sums[t][0];
+    for (int i = 0; i < half; ++i) sums[i] = __fadd_rn(sums[i], sums[i + half]);
   }
+  return sums[0];
 }
 
 template <int kDim>
 __device__ void TurnKeys(const float* transform, float* matrix, const float* keys, float* turned) {
-  constexpr int kStride = kDim + kPad, kStep = kThreads / kDim * kTokensOfThread;
+  constexpr int kStride = kDim + kPad;
   for (int i = threadIdx.x; i < kDim * kDim; i += kThreads) {
     matrix[i / kDim * kStride + i % kDim] = transform[i];
   }
   __syncthreads();
   const int d = threadIdx.x % kDim;
-  for (int token = threadIdx.x / kDim * kTokensOfThread; token < kTileTokens; token += kStep) {
-    DotsByThread<kDim, kStride>(matrix + d * kStride, keys + token * kStride,
-                                turned + token * kStride + d);
+  for (int token = threadIdx.x / kDim; token < kTileTokens; token += kThreads / kDim) {
+    turned[token * kStride + d] = DotByThread<kDim>(keys + token * kStride, matrix + d * kStride);
   }
 }
 

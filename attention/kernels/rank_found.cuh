@@ -11,7 +11,7 @@ namespace pqcache::attention {
 
 constexpr int kRankThreads = 512;
 constexpr int kRankWarps = kRankThreads / 32;
-constexpr int kRanksInShared = 8192;
+constexpr int kRanksInShared = 12288;
 constexpr size_t kRankSharedBytes = kRanksInShared * sizeof(uint32_t);
 constexpr int kDigitBits = 11;
 

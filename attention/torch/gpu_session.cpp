@@ -47,6 +47,27 @@ at::Tensor PromptAttention(const at::Tensor& queries, const at::Tensor& keys,
   return out.squeeze(0).transpose(0, 1).to(at::kFloat);
 }
 
+int64_t PagesOf(int64_t tokens) { return (tokens + kGpuPageTokens - 1) / kGpuPageTokens; }
+
+// Puts the rows that do not fit into the limit into host memory: all but the first and the newest.
+Status LimitRows(uint64_t limit, GpuKvCacheOptions* kept) {
+  const uint64_t page_bytes = uint64_t{4} * static_cast<uint64_t>(kept->layers * kept->kv_heads) *
+                              static_cast<uint64_t>(kept->dim * kGpuPageTokens);
+  const auto fit = static_cast<int64_t>(limit / page_bytes);
+  const int64_t pages = PagesOf(kept->max_tokens), sinks = PagesOf(kept->window.n_sink);
+  if (limit == 0 || fit >= pages) return Status::Ok();
+  const int64_t least = sinks + PagesOf(kept->window.local_window) + 1;
+  if (fit < least) {
+    return Status::OutOfMemory("keys and values on the GPU are limited to " +
+                               std::to_string(limit) + " bytes, expected at least " +
+                               std::to_string(static_cast<uint64_t>(least) * page_bytes) +
+                               " for sinks and window");
+  }
+  kept->host_begin = sinks * kGpuPageTokens;
+  kept->host_end = (sinks + pages - fit) * kGpuPageTokens;
+  return Status::Ok();
+}
+
 }  // namespace
 
 struct GpuSession::Impl {
@@ -164,6 +185,7 @@ Result<std::unique_ptr<GpuSession>> GpuSession::Create(const GpuModel* model,
   kept.dim = spec.head_dim;
   kept.max_tokens = options.max_tokens;
   kept.window = options.window;
+  PQCACHE_RETURN_IF_ERROR(LimitRows(options.row_limit, &kept));
   PQCACHE_ASSIGN_OR_RETURN(impl->cache, GpuKvCache::Create(kept, codebooks));
   PQCACHE_ASSIGN_OR_RETURN(impl->attention,
                            GpuAttention::Create(options.attention, impl->cache.get()));

@@ -44,13 +44,16 @@ struct GpuSessionOptions {
   int64_t max_tokens = 0;                        // prompt and answer
   std::shared_ptr<const CodebookSet> codebooks;  // may be null
   GpuWindow window;
+  // Bytes of keys and values on the GPU; rows beyond them lie in pinned host memory: all but the
+  // first and the newest. 0: all are on the GPU.
+  uint64_t row_limit = 0;
   GpuAttentionOptions attention;  // heads are filled in from the model
 };
 
 class GpuSession {
  public:
-  // Keys and values are stored in bfloat16. Refuses codebooks of another model. The model must
-  // outlive the session.
+  // Keys and values are stored in bfloat16. Refuses codebooks of another model, and a limit that
+  // sinks and window do not fit into. The model must outlive the session.
   static Result<std::unique_ptr<GpuSession>> Create(const GpuModel* model,
                                                     GpuSessionOptions options);
   ~GpuSession();

@@ -66,6 +66,8 @@ class CommandLine(unittest.TestCase):
         self.expect(2, "expected one", "generate", "-m", MODEL, "-p", "x", "--policy", "exact",
                     "--attn-top-k", "5", "--attn-ratio", "0.5")
         self.expect(2, "--device is 'cuda'", "generate", "-m", MODEL, "-p", "x", "--device", "cuda")
+        self.expect(2, "expected --device cuda with it", "generate", "-m", MODEL, "-p", "x",
+                    "--policy", "exact", "--gpu-kv", "1M")
         self.expect(2, "unknown task 'nope'", "eval", "-m", MODEL, "--task", "nope")
 
     def test_help_lists_every_command(self):
