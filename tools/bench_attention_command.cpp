@@ -43,6 +43,12 @@ class BenchAttentionCommand : public Command {
     if (device_ != "cpu" && device_ != "cuda") {
       return Status::InvalidArgument("--device is '" + device_ + "', expected cpu or cuda");
     }
+    const int64_t numbers = batch_ * kv_heads_ * dim_;
+    if (device_ == "cuda" && numbers > 1 << 22) {
+      return Status::InvalidArgument("a token of all sequences and heads has " +
+                                     std::to_string(numbers) + " numbers, expected at most " +
+                                     std::to_string(1 << 22));
+    }
     if (device_ == "cpu" && batch_ != 1) {
       return Status::InvalidArgument("--batch is " + std::to_string(batch_) +
                                      ", expected 1 without --device cuda");
@@ -84,7 +90,11 @@ class BenchAttentionCommand : public Command {
     Json machine;
     machine.Set("gpu", gpus[0].name);
     report.json.Set("machine", std::move(machine));
-    report.json.Set("settings", Settings().Set("batch", batch_));
+    Json settings;
+    settings.Set("heads", heads_).Set("kv_heads", kv_heads_).Set("dim", dim_).Set("pq", pq_);
+    settings.Set("attn_ratio", options.ratio).Set("most_tokens", options.most);
+    settings.Set("rounds", rounds_).Set("batch", batch_);
+    report.json.Set("settings", std::move(settings));
     Json rows = Json::Array();
     PQCACHE_RETURN_IF_ERROR(BenchGpuAttention(options, &rows, &report.text));
     report.json.Set("rows", std::move(rows));

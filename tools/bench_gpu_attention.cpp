@@ -59,6 +59,11 @@ class GpuAttentionBench {
 
  private:
   int dim() const { return o_.pq.dim; }
+  // Tokens of each sequence that are appended at a time; their keys come from half of the numbers.
+  int64_t Chunk() const {
+    const auto fit = static_cast<int64_t>(kNumbers) / (2 * o_.kv_heads * dim());
+    return std::max<int64_t>(1, std::min(kChunk, fit) / o_.batch);
+  }
 
   Status MakeNumbers() {
     std::vector<float> numbers(kNumbers);
@@ -108,7 +113,7 @@ class GpuAttentionBench {
     options.host_begin = host_tokens == 0 ? 0 : attention::kGpuPageTokens;
     options.host_end = host_tokens;
     PQCACHE_ASSIGN_OR_RETURN(cache_, GpuKvCache::Create(options, &set));
-    const int64_t chunk = std::max<int64_t>(1, kChunk / o_.batch);
+    const int64_t chunk = Chunk();
     for (int64_t begin = 0; begin < context_; begin += chunk) {
       const int64_t n = std::min(chunk, context_ - begin);
       const std::vector<int32_t> tokens(static_cast<size_t>(o_.batch),
@@ -156,7 +161,7 @@ class GpuAttentionBench {
 
   // What a prefill adds for a layer: codes of all tokens, appended in chunks.
   Status Encoding(Json* rows, std::string* text) {
-    const int64_t chunk = std::min<int64_t>(context_, std::max<int64_t>(1, kChunk / o_.batch));
+    const int64_t chunk = std::min<int64_t>(context_, Chunk());
     const auto append = [&](bool encode) {
       return [this, chunk, encode](int l) -> Status {
         attention::AppendTokensParams p;

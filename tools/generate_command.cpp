@@ -131,7 +131,8 @@ class GenerateCommand : public Command {
     return MakeReport(*session, *store);
   }
 
-  // Flags that mean nothing there are refused, not ignored.
+  // Flags that would ask for what is not there are refused. What only shapes the CPU's work
+  // (threads, pages and their store) has no meaning.
   Status CheckGpuFlags() const {
     const auto refuse = [](const char* flag) {
       return Status::Unsupported(std::string(flag) + " is for --device cpu only");
@@ -145,11 +146,14 @@ class GenerateCommand : public Command {
 
   Result<Report> RunOnGpu() {
     PQCACHE_RETURN_IF_ERROR(CheckGpuFlags());
-    const bool floats = model_.compute == attention::ComputeDType::kFloat32;
-    PQCACHE_ASSIGN_OR_RETURN(
-        const auto model,
-        attention::GpuModel::Load(model_.model, floats ? DType::kF32 : DType::kBF16));
+    using attention::ComputeDType, attention::GpuDType;
+    const GpuDType dtype = model_.compute == ComputeDType::kFloat32    ? GpuDType::kFloat32
+                           : model_.compute == ComputeDType::kBFloat16 ? GpuDType::kBFloat16
+                                                                       : GpuDType::kAuto;
+    PQCACHE_ASSIGN_OR_RETURN(const auto model, attention::GpuModel::Load(model_.model, dtype));
     spec_ = &model->spec();
+    Log(LogLevel::kInfo, "model " + model_.model + ", family " + spec_->family + ", compute type " +
+                             std::string(DTypeName(model->compute_dtype())) + ", on the GPU");
     PQCACHE_RETURN_IF_ERROR(EncodePrompt());
     PQCACHE_RETURN_IF_ERROR(CheckLength());
     attention::GpuSessionOptions options;

@@ -18,6 +18,31 @@ Result<GpuBuffer> Zeros(size_t bytes) {
   return buffer;
 }
 
+Status CheckShapes(const GpuAttentionOptions& options, const GpuKvCache& cache) {
+  const GpuKvCacheOptions& kept = cache.options();
+  const int group = options.heads / kept.kv_heads;
+  if (options.heads % kept.kv_heads != 0 || group < 1 || group > kMaxGpuGroup) {
+    return Status::InvalidArgument(std::to_string(options.heads) + " query heads and " +
+                                   std::to_string(kept.kv_heads) + " KV heads, expected 1 to " +
+                                   std::to_string(kMaxGpuGroup) + " for each on a GPU");
+  }
+  if (kept.dim != 64 && kept.dim != 128) {
+    return Status::InvalidArgument("head size is " + std::to_string(kept.dim) +
+                                   ", expected 64 or 128 on a GPU");
+  }
+  const int bytes = cache.layer(0).bytes_per_key;
+  if (bytes != 0 && bytes != 8 && bytes != 16 && bytes != 32) {
+    return Status::InvalidArgument("codes of " + std::to_string(bytes) +
+                                   " bytes a key, expected 8, 16 or 32 on a GPU");
+  }
+  if (kept.window.n_sink < 0 || kept.window.local_window < 1) {
+    return Status::InvalidArgument("a window of " + std::to_string(kept.window.n_sink) + " and " +
+                                   std::to_string(kept.window.local_window) +
+                                   " tokens, expected at least 0 and 1");
+  }
+  return Status::Ok();
+}
+
 }  // namespace
 
 GpuAttention::GpuAttention(GpuAttentionOptions options, GpuKvCache* cache, Choice choice)
@@ -25,6 +50,8 @@ GpuAttention::GpuAttention(GpuAttentionOptions options, GpuKvCache* cache, Choic
 
 Result<std::unique_ptr<GpuAttention>> GpuAttention::Create(GpuAttentionOptions options,
                                                            GpuKvCache* cache) {
+  PQCACHE_CHECK(options.policy != nullptr, "a policy");
+  PQCACHE_RETURN_IF_ERROR(CheckShapes(options, *cache));
   const SelectionPolicy& policy = *options.policy;
   Choice choice = Choice::kBest;
   if (policy.attends_all()) {
@@ -67,7 +94,11 @@ Status GpuAttention::Allocate() {
   const auto layers = static_cast<size_t>(cache_->options().layers);
   PQCACHE_ASSIGN_OR_RETURN(unselected_lse_, Zeros(rows * sizeof(float)));
   PQCACHE_ASSIGN_OR_RETURN(missed_mass_, Zeros(layers * rows * sizeof(float)));
-  PQCACHE_ASSIGN_OR_RETURN(decode_workspace_, Zeros(SparseDecodeWorkspaceBytes(DecodeParams(0))));
+  // Layers that attend to everything and those that do not differ in what they need.
+  const int last = cache_->options().layers - 1;
+  PQCACHE_ASSIGN_OR_RETURN(decode_workspace_,
+                           Zeros(std::max(SparseDecodeWorkspaceBytes(DecodeParams(0)),
+                                          SparseDecodeWorkspaceBytes(DecodeParams(last)))));
   return Status::Ok();
 }
 
@@ -98,7 +129,7 @@ SparseDecodeParams GpuAttention::DecodeParams(int layer) const {
   p.layer = cache_->layer(layer);
   p.window = cache_->options().window;
   p.group = options_.heads / cache_->options().kv_heads;
-  p.per_head = options_.per_head;
+  p.per_head = options_.per_head && Selects(layer);  // else the heads of a group read the same rows
   p.scale = 1.0f / std::sqrt(static_cast<float>(cache_->options().dim));
   p.max_selected = max_selected_;
   p.workspace = decode_workspace_.data();

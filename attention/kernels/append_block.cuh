@@ -1,6 +1,6 @@
 #pragma once
 
-// One block writes the rows of up to kTile new tokens of a sequence and KV head into their pages
+// One block writes the rows of a few new tokens of a sequence and KV head into their pages
 // and encodes their keys. Keys are rounded, written and turned by the key transform, half a warp a
 // number; then a warp finds the nearest centroid of a sub-space, lanes side by side over centroids.
 

@@ -1,7 +1,6 @@
 #pragma once
 
-// Reductions over the threads of a block. All threads call them; `shared` holds a number for each
-// warp and may be used again after the call.
+// Sums and the like over the lanes of a warp and the threads of a block. All of them call.
 
 namespace pqcache::attention {
 
@@ -13,19 +12,8 @@ __device__ inline T JoinWarp(T x, const Join& join) {
   return x;
 }
 
-// The same in every thread.
-template <typename T, typename Join>
-__device__ inline T JoinBlock(T x, T* shared, T neutral, const Join& join) {
-  const int lane = threadIdx.x % 32;
-  x = JoinWarp(x, join);
-  if (lane == 0) shared[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = JoinWarp(lane < int(blockDim.x) / 32 ? shared[lane] : neutral, join);
-  __syncthreads();
-  return x;
-}
-
-// The sum over the threads before this one; *total over all.
+// The sum over the threads before this one; *total over all. `shared` holds a number for each warp
+// and may be used again after the call.
 __device__ inline int SumBefore(int x, int* shared, int* total) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int sum = x;

@@ -39,9 +39,11 @@ template <int kWords>
 __device__ inline TableEntry<kWords> LoadEntry(uint32_t address) {
   TableEntry<kWords> e;
   if constexpr (kWords == 1) {
-    asm("ld.shared.u32 %0, [%1];" : "=r"(e.words[0]) : "r"(address));
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(e.words[0]) : "r"(address));
   } else {
-    asm("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(e.words[0]), "=r"(e.words[1]) : "r"(address));
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(e.words[0]), "=r"(e.words[1])
+                 : "r"(address));
   }
   return e;
 }

@@ -1,16 +1,9 @@
 #include <cuda_runtime_api.h>
 
 #include "attention/kernels/device_info.h"
+#include "attention/kernels/launch.cuh"
 
 namespace pqcache::attention {
-namespace {
-
-Status CudaError(const char* action, cudaError_t error) {
-  return Status::Internal(std::string("CUDA: ") + action + ": " + cudaGetErrorString(error));
-}
-
-}  // namespace
-
 bool HasCuda() { return true; }
 
 Result<std::vector<GpuInfo>> ListGpus() {
@@ -19,12 +12,12 @@ Result<std::vector<GpuInfo>> ListGpus() {
   if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) {
     return std::vector<GpuInfo>();
   }
-  if (error != cudaSuccess) return CudaError("count devices", error);
+  if (error != cudaSuccess) return CudaStatus("count devices", error);
   std::vector<GpuInfo> gpus;
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     if (const cudaError_t e = cudaGetDeviceProperties(&properties, i); e != cudaSuccess) {
-      return CudaError("read device properties", e);
+      return CudaStatus("read device properties", e);
     }
     gpus.push_back(
         {properties.name, properties.major, properties.minor, properties.totalGlobalMem});

@@ -14,7 +14,7 @@ Result<GpuBuffer> GpuBuffer::Allocate(MemoryKind kind, size_t bytes) {
   const cudaError_t error = device ? cudaMalloc(&buffer.data_, bytes)
                                    : cudaHostAlloc(&buffer.data_, bytes, cudaHostAllocDefault);
   if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // it would be reported once more by the next launch
+    cudaGetLastError();  // as CudaStatus does
     return Status::OutOfMemory(std::string(device ? "GPU" : "pinned host") + " memory for " +
                                std::to_string(bytes) + " bytes");
   }
@@ -78,7 +78,11 @@ Result<GpuGraph> GpuGraph::Record(GpuStream stream, const std::function<Status()
   const Status status = work();
   cudaGraph_t graph = nullptr;
   const cudaError_t error = cudaStreamEndCapture(stream, &graph);
-  PQCACHE_RETURN_IF_ERROR(status);
+  if (!status.ok()) {
+    if (error == cudaSuccess) cudaGraphDestroy(graph);
+    cudaGetLastError();  // of a capture that the failure has ended
+    return status;
+  }
   PQCACHE_RETURN_IF_ERROR(CudaStatus("record a graph", error));
   GpuGraph result;
   cudaGraphExec_t executable = nullptr;

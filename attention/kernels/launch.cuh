@@ -12,6 +12,7 @@ namespace pqcache::attention {
 
 inline Status CudaStatus(const char* action, cudaError_t error) {
   if (error == cudaSuccess) return Status::Ok();
+  cudaGetLastError();  // the next launch would report it once more
   return Status::Internal(std::string("CUDA: ") + action + ": " + cudaGetErrorString(error));
 }
 

@@ -14,7 +14,7 @@ __device__ inline unsigned Arrive(unsigned* counter) {
 }
 
 // Waits until `blocks` blocks have come here. All of them run at the same time. The counter is zero
-// before the first meeting and is counted on for ever.
+// before the first meeting of a launch and is counted on by every one.
 __device__ inline void MeetOtherBlocks(unsigned* counter, unsigned blocks) {
   __syncthreads();
   if (blocks == 1) return;

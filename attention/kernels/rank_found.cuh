@@ -69,7 +69,7 @@ __device__ inline uint32_t KthLargestKey(const volatile uint32_t* keys, int n, u
   return lowest + kth;
 }
 
-// Written by other blocks: not from this one's cache.
+// Of this block, written by any of its warps: not from the first-level cache.
 template <int kWords>
 __device__ Found<kWords> LoadFound(const Found<kWords>* from) {
   union {
@@ -213,6 +213,7 @@ __device__ inline Threshold FindThreshold(const uint32_t* all, int k, uint32_t* 
   }
   above = __reduce_add_sync(~0u, above);
   equal = __reduce_add_sync(~0u, equal);
+  __syncthreads();  // every warp has read lowest and highest
   if (lane == 0) s->lowest[warp] = above, s->highest[warp] = equal;
   __syncthreads();
   t.above_before = __reduce_add_sync(~0u, lane < kRankWarps ? s->lowest[lane] : 0);

@@ -372,6 +372,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     search.end = end;
     search.k = k;
     search.least = least;
+    search.arrivals = 0;
     search.step = s.step;
     for (int q = 0; q < queries; ++q) {
       search.base[q] = s.base[q];

@@ -21,7 +21,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 struct Search {
   int begin, end, k;     // candidates, and how many are wanted
   int least;             // worth from which candidates are collected
-  unsigned arrivals;     // of its blocks at their meetings, counted on for ever
+  unsigned arrivals;     // of its blocks at the meetings of a scan
   unsigned blocks_done;  // of the scan that runs
   float step;
   float base[kMaxQueries];

@@ -64,14 +64,8 @@ Status CheckShapes(const SelectTokensParams& p) {
     return Status::InvalidArgument(std::to_string(p.group) + " query heads share a KV head, " +
                                    "expected 1 to " + std::to_string(kMaxGpuGroup) + " on a GPU");
   }
-  const int dim = p.layer.dim, subspaces = p.codebooks.subspaces;
-  if (dim % 16 != 0 || dim > 256 || subspaces > 64 || subspaces * p.codebooks.bits % 64 != 0) {
-    return Status::InvalidArgument(
-        "codes " + std::to_string(subspaces) + "x" + std::to_string(p.codebooks.bits) +
-        " of head size " + std::to_string(dim) +
-        ", expected at most 64 sub-spaces, 8, 16 or 32 bytes and a multiple of 16 up to 256 on a "
-        "GPU");
-  }
+  const int bytes = p.codebooks.subspaces * p.codebooks.bits / 8;
+  PQCACHE_CHECK(bytes == p.layer.bytes_per_key, "pages hold the codes of these codebooks");
   return Status::Ok();
 }
 

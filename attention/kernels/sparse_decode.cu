@@ -321,9 +321,9 @@ constexpr int kMaxBlocksOfList = 128;  // whose parts are joined
 size_t Place(const SparseDecodeParams& p, char* memory, Workspace* workspace) {
   workspace->queries = p.per_head ? 1 : p.group;
   workspace->lists = p.layer.batch * p.layer.kv_heads * (p.per_head ? p.group : 1);
-  const int64_t most_rows = p.positions == nullptr
-                                ? int64_t{p.layer.max_pages} * kGpuPageTokens
-                                : int64_t{p.window.n_sink} + p.window.local_window + p.max_selected;
+  const int64_t all_rows = int64_t{p.layer.max_pages} * kGpuPageTokens;
+  const int64_t listed = int64_t{p.window.n_sink} + p.window.local_window + p.max_selected;
+  const int64_t most_rows = p.positions == nullptr ? all_rows : std::min(all_rows, listed);
   const int64_t tiles = (most_rows + kTileRows - 1) / kTileRows;
   workspace->blocks = static_cast<int>(std::min<int64_t>(
       std::clamp(kBlocksOfGpu / std::max(1, workspace->lists), 1, kMaxBlocksOfList),

@@ -135,7 +135,9 @@ GpuModel::~GpuModel() = default;
 const ModelSpec& GpuModel::spec() const { return impl_->spec; }
 const Fingerprint& GpuModel::fingerprint() const { return impl_->fingerprint; }
 
-Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string& model_dir, DType compute) {
+DType GpuModel::compute_dtype() const { return impl_->compute; }
+
+Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string& model_dir, GpuDType compute) {
   const c10::InferenceMode guard;
   auto impl = std::make_unique<Impl>();
   PQCACHE_ASSIGN_OR_RETURN(impl->spec, LoadModelSpec(model_dir));
@@ -147,9 +149,13 @@ Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string& model_dir, D
   PQCACHE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
   PQCACHE_RETURN_IF_ERROR(CheckWeights(impl->spec, checkpoint).Annotate(model_dir));
   PQCACHE_ASSIGN_OR_RETURN(impl->fingerprint, ModelFingerprint(impl->spec, checkpoint));
-  impl->compute = compute;
+  const std::string& stored = impl->spec.checkpoint_dtype;
+  const bool half = stored == "bfloat16" || stored == "float16";
+  impl->compute = compute == GpuDType::kBFloat16 || (compute == GpuDType::kAuto && half)
+                      ? DType::kBF16
+                      : DType::kF32;
   PQCACHE_ASSIGN_OR_RETURN(impl->weights,
-                           LoadWeightsAs<GpuLinear>(impl->spec, checkpoint, compute));
+                           LoadWeightsAs<GpuLinear>(impl->spec, checkpoint, impl->compute));
   PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
     for (const LayerWeightsOf<GpuLinear>& w : impl->weights.layers) {
       impl->layers.push_back({NormToGpu(w.attention_norm), NormToGpu(w.mlp_norm),

@@ -6,6 +6,7 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -84,6 +85,7 @@ Result<std::vector<double>> TimeSdpaDecode(SdpaKernel kernel, const GpuSdpaShape
     ms = TimeRounds(rounds, stream, [&] { graph.replay(); });
   }));
   for (double& x : ms) x /= layers;
+  c10::cuda::CUDACachingAllocator::emptyCache();
   return ms;
 }
 
@@ -100,6 +102,7 @@ Result<std::vector<double>> TimeSdpaPrefill(SdpaKernel kernel, const GpuSdpaShap
       at::scaled_dot_product_attention(q, k, v, {}, 0.0, true, std::nullopt, /*enable_gqa=*/true);
     });
   }));
+  c10::cuda::CUDACachingAllocator::emptyCache();
   return ms;
 }
 

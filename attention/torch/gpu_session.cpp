@@ -76,9 +76,10 @@ struct GpuSession::Impl {
   std::unique_ptr<GpuKvCache> cache;
   std::unique_ptr<GpuAttention> attention;
   c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
-  std::optional<at::cuda::CUDAGraph> graph;
+  std::unique_ptr<at::cuda::CUDAGraph> graph;
   at::Tensor token, logits;  // of the recorded step
   int64_t tokens = 0;
+  Status failed;  // the device may have half a step: every later call repeats it
   AttentionStats stats;
 
   Status CheckToken(int64_t id) const {
@@ -108,14 +109,16 @@ struct GpuSession::Impl {
   void Record() {
     const std::vector<int32_t> before{static_cast<int32_t>(tokens)};
     for (int i = 0; i < 2; ++i) {
-      Decode();
       Check(cache->SetTokens(before, stream.stream()));
+      Decode();
     }
+    Check(cache->SetTokens(before, stream.stream()));
     Check(attention->ClearMissedMass(stream.stream()));
-    graph.emplace();
-    graph->capture_begin();
+    auto recorded = std::make_unique<at::cuda::CUDAGraph>();
+    recorded->capture_begin();
     logits = Decode();
-    graph->capture_end();
+    recorded->capture_end();
+    graph = std::move(recorded);
   }
 
   void CountStep() {
@@ -199,6 +202,7 @@ Result<std::unique_ptr<GpuSession>> GpuSession::Create(const GpuModel* model,
 
 Status GpuSession::Prefill(std::span<const int64_t> tokens, std::vector<float>* logits) {
   Impl& s = *impl_;
+  PQCACHE_RETURN_IF_ERROR(s.failed);
   const auto n = static_cast<int64_t>(tokens.size());
   PQCACHE_CHECK(s.tokens == 0 && n > 0, "one prompt, before any step");
   if (n > s.options.max_tokens) {
@@ -209,7 +213,7 @@ Status GpuSession::Prefill(std::span<const int64_t> tokens, std::vector<float>* 
   for (const int64_t id : tokens) PQCACHE_RETURN_IF_ERROR(s.CheckToken(id));
   PQCACHE_RETURN_IF_ERROR(
       s.cache->SetTokens(std::vector<int32_t>{static_cast<int32_t>(n)}, s.stream.stream()));
-  PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
+  s.failed = CallTorch([&] {
     const c10::InferenceMode inference;
     const c10::cuda::CUDAStreamGuard guard(s.stream);
     std::vector<int64_t> positions(tokens.size());
@@ -232,27 +236,30 @@ Status GpuSession::Prefill(std::span<const int64_t> tokens, std::vector<float>* 
     const at::Tensor found =
         s.model->impl().Forward(to_gpu(tokens.data()), to_gpu(positions.data()), attend).cpu();
     logits->assign(found.data_ptr<float>(), found.data_ptr<float>() + found.numel());
-  }));
+  });
+  PQCACHE_RETURN_IF_ERROR(s.failed);
   s.tokens = n;
   return Status::Ok();
 }
 
 Status GpuSession::Step(int64_t token, std::vector<float>* logits) {
   Impl& s = *impl_;
+  PQCACHE_RETURN_IF_ERROR(s.failed);
   PQCACHE_RETURN_IF_ERROR(s.CheckToken(token));
   if (s.tokens >= s.options.max_tokens) {
     return Status::InvalidArgument("the session has " + std::to_string(s.tokens) +
                                    " tokens already, which is its most");
   }
-  PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
+  s.failed = CallTorch([&] {
     const c10::InferenceMode inference;
     const c10::cuda::CUDAStreamGuard guard(s.stream);
     s.token.fill_(token);
-    if (!s.graph.has_value()) s.Record();
+    if (s.graph == nullptr) s.Record();
     s.graph->replay();
     const at::Tensor found = s.logits.cpu();
     logits->assign(found.data_ptr<float>(), found.data_ptr<float>() + found.numel());
-  }));
+  });
+  PQCACHE_RETURN_IF_ERROR(s.failed);
   ++s.tokens;
   s.CountStep();
   return Status::Ok();

@@ -23,13 +23,20 @@
 
 namespace pqcache::attention {
 
+enum class GpuDType {
+  kAuto,  // bfloat16 when the checkpoint is 16-bit, else float32
+  kFloat32,
+  kBFloat16,
+};
+
 class GpuModel {
  public:
-  // From a Hugging Face directory; compute: kF32 or kBF16. The current device holds the weights.
-  static Result<std::unique_ptr<GpuModel>> Load(const std::string& model_dir, DType compute);
+  // From a Hugging Face directory. The current device holds the weights.
+  static Result<std::unique_ptr<GpuModel>> Load(const std::string& model_dir, GpuDType compute);
   ~GpuModel();
 
   const ModelSpec& spec() const;
+  DType compute_dtype() const;             // kF32 or kBF16
   const Fingerprint& fingerprint() const;  // of the checkpoint
 
   struct Impl;
@@ -45,7 +52,8 @@ struct GpuSessionOptions {
   std::shared_ptr<const CodebookSet> codebooks;  // may be null
   GpuWindow window;
   // Bytes of keys and values on the GPU; rows beyond them lie in pinned host memory: all but the
-  // first and the newest. 0: all are on the GPU.
+  // first and the last of max_tokens, so it is meant for prompts that are longer than their answer.
+  // 0: all are on the GPU.
   uint64_t row_limit = 0;
   GpuAttentionOptions attention;  // heads are filled in from the model
 };

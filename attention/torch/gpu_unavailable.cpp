@@ -8,13 +8,14 @@ namespace pqcache::attention {
 struct GpuModel::Impl {};
 struct GpuSession::Impl {};
 
-Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string&, DType) {
+Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string&, GpuDType) {
   return Status::Unsupported(
       "this build runs models on the CPU only; configure with PQCACHE_CUDA=ON and a Python whose "
       "torch has CUDA");
 }
 GpuModel::~GpuModel() = default;
 const ModelSpec& GpuModel::spec() const { PQCACHE_CHECK(false, "there is no model"); }
+DType GpuModel::compute_dtype() const { return DType::kF32; }
 const Fingerprint& GpuModel::fingerprint() const { PQCACHE_CHECK(false, "there is no model"); }
 
 Result<std::unique_ptr<GpuSession>> GpuSession::Create(const GpuModel*, GpuSessionOptions) {

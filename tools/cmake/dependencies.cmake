@@ -2,13 +2,14 @@
 # needs OpenMP's.
 
 # The torch of the Python environment has CUDA, that of the distribution has not.
-if(PQCACHE_CUDA AND NOT Torch_DIR)
+option(PQCACHE_PYTHON_TORCH "with CUDA, prefer the libtorch of the Python environment" ON)
+if(PQCACHE_CUDA AND PQCACHE_PYTHON_TORCH)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   execute_process(
     COMMAND ${Python3_EXECUTABLE} -c "import torch; print(torch.utils.cmake_prefix_path)"
     OUTPUT_VARIABLE python_torch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   if(python_torch)
-    set(Torch_DIR ${python_torch}/Torch CACHE PATH "libtorch's package")
+    set(Torch_DIR ${python_torch}/Torch CACHE PATH "libtorch's package" FORCE)
   endif()
 endif()
 if(Torch_DIR)

@@ -59,8 +59,8 @@ class SlowSelection {
     const HeadCodebook& codebook = world.set.heads[static_cast<size_t>(h)];
     codebook.BuildTables(g, world.query(b, h * g), Scale(world), tables.data());
     const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
-    begin_ = world.shape.window.n_sink;
-    end_ = tokens - world.shape.window.local_window;
+    end_ = std::max<int64_t>(0, tokens - world.shape.window.local_window);
+    begin_ = std::min<int64_t>(world.shape.window.n_sink, end_);
     // One step for all queries, as QuantisedTables has for kScanQueries of them.
     std::vector<float> low(static_cast<size_t>(g * shape.subspaces)), base(static_cast<size_t>(g));
     float range = 0;
@@ -183,7 +183,8 @@ TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
   std::vector<std::vector<int64_t>> expected;
   for (int b = 0; b < world.batch(); ++b) {
     const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
-    const int64_t begin = world.shape.window.n_sink;
+    const int64_t end = std::max<int64_t>(0, tokens - world.shape.window.local_window);
+    const int64_t begin = std::min<int64_t>(world.shape.window.n_sink, end);
     for (int h = 0; h < world.shape.kv_heads; ++h) {
       const PqIndex index = world.Index(b, h);
       best.Select(index,
@@ -191,7 +192,7 @@ TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
                    .queries = world.query(b, h * world.shape.group),
                    .scale = Scale(world),
                    .begin = begin,
-                   .end = tokens - world.shape.window.local_window,
+                   .end = end,
                    .k = GetParam().budget.TokensFor(tokens)},
                   &expected);
       for (int g = 0; g < world.shape.group; ++g) {
@@ -219,7 +220,8 @@ TEST_P(GpuSelection, SharedListsHoldTheBestShares) {
       const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
       const int64_t k =
           std::min<int64_t>(GetParam().budget.TokensFor(tokens),
-                            tokens - world.shape.window.local_window - world.shape.window.n_sink);
+                            std::max<int64_t>(0, tokens - world.shape.window.local_window -
+                                                     world.shape.window.n_sink));
       for (int h = 0; h < world.shape.kv_heads; ++h) {
         SCOPED_TRACE("sequence " + std::to_string(b) + " head " + std::to_string(h));
         const SlowSelection slow(world, b, h);
@@ -309,6 +311,12 @@ std::vector<Case> Cases() {
        {.pq = {128, 16, 8}, .kv_heads = 1, .group = 8, .tokens = {10000}},
        {.tokens = 500}},
       {"wide_codes", {.pq = {128, 32, 8}, .kv_heads = 1, .tokens = {9000}}, {.tokens = 500}},
+      {"not_turned", {.pq = {128, 32, 4}, .tokens = {9000}, .rotated = false}, {.tokens = 300}},
+      {"equal_keys", {.pq = {128, 16, 8}, .tokens = {9000}, .equal_keys = true}, {.tokens = 300}},
+      {"one_candidate", {.pq = {128, 32, 4}, .tokens = {273}}, {.tokens = 5}},
+      {"no_candidates", {.pq = {128, 32, 4}, .tokens = {100}}, {.tokens = 5}},
+      {"window_of_one", {.pq = {64, 16, 4}, .tokens = {3000}, .window = {0, 1}}, {.tokens = 50}},
+      {"eight_bytes", {.pq = {128, 8, 8}, .group = 5, .tokens = {5000}}, {.tokens = 50}},
       {"more_than_there_are", {.pq = {128, 16, 8}, .tokens = {9000}}, {.tokens = 1000000}},
       {"nothing", {.pq = {128, 16, 8}, .tokens = {9000}}, {}},
       {"rows_in_host_memory",
@@ -379,15 +387,33 @@ TEST(GpuMissedMass, IsTheEstimatedShareOfWhatIsNotAttended) {
   EXPECT_EQ(ToHost<float>(attention->missed_mass(), heads), std::vector<float>(heads, 0));
 }
 
-// A graph that is recorded once appends and attends at every later length.
+// A graph that is recorded once appends and attends at every later length: rows, codes and outputs
+// are those of a world that had all tokens from the beginning.
 TEST(GpuAttentionGraph, GrowsWithTheSequence) {
   PQCACHE_NEEDS_GPU();
-  GpuWorld world({.pq = {128, 16, 8}, .kv_heads = 1, .tokens = {9000}});
+  constexpr int kBefore = 9000, kMore = 60;
+  const GpuWorldShape whole{.pq = {128, 16, 8}, .kv_heads = 1, .tokens = {kBefore + kMore}};
+  const GpuWorld truth(whole);
+  const auto row = static_cast<int64_t>(truth.dim());
+  GpuWorld world(whole);
+  const GpuLayer layer = world.cache->layer(0);
+  const auto pages = static_cast<size_t>(layer.max_pages);
+  const auto code_pages = ToHost<uint8_t*>(layer.code_pages, pages);
+  const auto row_pages = ToHost<char*>(layer.row_pages, pages);
+  // What the graph has to write is wiped out.
+  for (size_t page = kBefore / kGpuPageTokens; page < pages; ++page) {
+    const size_t kept = page == kBefore / kGpuPageTokens ? kBefore % kGpuPageTokens : 0;
+    const size_t gone = kGpuPageTokens - kept;
+    ASSERT_OK(FillBytes(code_pages[page] + kept * 16, 0xff, gone * 16, nullptr));
+    ASSERT_OK(FillBytes(row_pages[page] + kept * 512, 0xff, gone * 512, nullptr));
+  }
+  ASSERT_OK(world.cache->SetTokens(std::vector<int32_t>{kBefore}, nullptr));
   const auto attention = Attention(world, "pq", {.ratio = 0.02}, false);
-  const auto row = static_cast<int64_t>(world.dim());
   const auto queries = ToDevice(world.queries);
-  const auto keys = ToDevice(RandomNormals(row, 8)), values = ToDevice(RandomNormals(row, 9));
+  auto keys = ToDevice(std::vector<float>(static_cast<size_t>(row), 0));
+  auto values = ToDevice(std::vector<float>(static_cast<size_t>(row), 0));
   const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
+  ASSERT_OK(WaitFor(nullptr));
   const auto stream = *OwnedStream::Create();
   const auto graph = GpuGraph::Record(stream.get(), [&]() -> Status {
     PQCACHE_RETURN_IF_ERROR(AdvanceTokens(world.cache->tokens(), 1, 1, stream.get()));
@@ -395,14 +421,60 @@ TEST(GpuAttentionGraph, GrowsWithTheSequence) {
                            out.as<float>(), stream.get());
   });
   ASSERT_OK(graph.status());
-  for (int i = 1; i <= 60; ++i) {
+  const size_t bytes = static_cast<size_t>(row) * sizeof(float);
+  for (int t = kBefore; t < kBefore + kMore; ++t) {
+    ASSERT_OK(CopyBytes(keys.data(), truth.key(0, t, 0), bytes, stream.get()));
+    ASSERT_OK(CopyBytes(values.data(), truth.value(0, t, 0), bytes, stream.get()));
     ASSERT_OK(graph->Launch(stream.get()));
     ASSERT_OK(WaitFor(stream.get()));
-    EXPECT_EQ(ToHost<int32_t>(world.cache->tokens(), 1)[0], 9000 + i);
-    EXPECT_EQ(ToHost<int32_t>(attention->counts(), 1)[0], std::llround(0.02 * (9000 + i)));
-    const auto found = ToHost<float>(out.data(), world.queries.size());
-    ASSERT_OK(attention->Attend(0, queries.as<float>(), out.as<float>(), nullptr));
-    EXPECT_EQ(found, ToHost<float>(out.data(), world.queries.size()));
+    EXPECT_EQ(ToHost<int32_t>(attention->counts(), 1)[0], std::llround(0.02 * (t + 1)));
+  }
+  EXPECT_EQ(ToHost<int32_t>(world.cache->tokens(), 1)[0], kBefore + kMore);
+  const auto found = ToHost<float>(out.data(), world.queries.size());
+  const auto other = Attention(truth, "pq", {.ratio = 0.02}, false);
+  const GpuBuffer expected = ToDevice(std::vector<float>(world.queries.size(), NAN));
+  ASSERT_OK(other->Attend(0, queries.as<float>(), expected.as<float>(), nullptr));
+  ASSERT_OK(WaitFor(nullptr));
+  EXPECT_EQ(found, ToHost<float>(expected.data(), world.queries.size()));
+  const auto true_codes = ToHost<uint8_t*>(truth.cache->layer(0).code_pages, pages);
+  for (int t = kBefore; t < kBefore + kMore; ++t) {
+    const size_t at = static_cast<size_t>(t % kGpuPageTokens) * 16;
+    EXPECT_EQ(ToHost<uint8_t>(code_pages[static_cast<size_t>(t / kGpuPageTokens)] + at, 16),
+              ToHost<uint8_t>(true_codes[static_cast<size_t>(t / kGpuPageTokens)] + at, 16))
+        << "token " << t;
+  }
+}
+
+// Each layer has pages, codebooks and counts of its own; those that attend to everything need other
+// workspaces.
+TEST(GpuAttentionLayers, DenseAndSparseLayersShareNothing) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorld world({.pq = {128, 32, 4}, .kv_heads = 2, .tokens = {300}, .layers = 3});
+  const auto queries = ToDevice(world.queries);
+  const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
+  GpuAttentionOptions options;
+  options.heads = world.heads();
+  options.policy = *CreatePolicy("pq");
+  options.budget = {.tokens = 10};
+  options.dense_layers = 1;
+  const auto mixed = *GpuAttention::Create(options, world.cache.get());
+  const auto exact = Attention(world, "exact", {}, false);
+  std::vector<std::vector<float>> outs;
+  for (int l = 0; l < 3; ++l) {
+    ASSERT_OK(mixed->Attend(l, queries.as<float>(), out.as<float>(), nullptr));
+    ASSERT_OK(WaitFor(nullptr));
+    outs.push_back(ToHost<float>(out.data(), world.queries.size()));
+  }
+  ASSERT_OK(exact->Attend(2, queries.as<float>(), out.as<float>(), nullptr));
+  ASSERT_OK(WaitFor(nullptr));
+  EXPECT_EQ(outs[0], ToHost<float>(out.data(), world.queries.size()));
+  EXPECT_NE(outs[1], outs[0]);
+  EXPECT_NE(outs[2], outs[1]);  // other codebooks, so other tokens
+  const auto missed = ToHost<float>(mixed->missed_mass(), static_cast<size_t>(3 * world.heads()));
+  for (int q = 0; q < world.heads(); ++q) {
+    EXPECT_EQ(missed[static_cast<size_t>(q)], 0);
+    EXPECT_GT(missed[static_cast<size_t>(world.heads() + q)], 0);
+    EXPECT_GT(missed[static_cast<size_t>(2 * world.heads() + q)], 0);
   }
 }
 
@@ -420,6 +492,9 @@ TEST(GpuAttentionErrors, NameWhatThereIsNoKernelFor) {
   options.budget = {.mass = 0.9};
   EXPECT_EQ(GpuAttention::Create(options, world.cache.get()).status().code(),
             StatusCode::kUnsupported);
+  options.heads = 18;
+  EXPECT_NE(GpuAttention::Create(options, world.cache.get()).status().message().find("1 to 8"),
+            std::string::npos);
 }
 
 }  // namespace

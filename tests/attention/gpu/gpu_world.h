@@ -58,25 +58,26 @@ struct GpuWorldShape {
   std::vector<int32_t> tokens = {1000};  // of each sequence
   int64_t shared_tokens = 0;
   bool rotated = true;
+  bool equal_keys = false;
+  int layers = 1;  // with the same rows in each
   int64_t host_begin = 0, host_end = 0;
   attention::GpuWindow window{16, 256};
 };
 
 class GpuWorld {
  public:
-  // `spread` scales keys; those at `planted` positions of every sequence are then multiplied by
-  // `factor`.
+  // Keys at `planted` positions of every sequence are multiplied by `factor`.
   explicit GpuWorld(GpuWorldShape s, const std::vector<int>& planted = {}, float factor = 1)
       : shape(std::move(s)) {
     const int dim = shape.pq.dim;
-    set.layers = 1;
+    set.layers = shape.layers;
     set.kv_heads = shape.kv_heads;
-    for (int h = 0; h < shape.kv_heads; ++h) {
-      set.heads.push_back(RandomCodebook(shape.pq, shape.rotated, 10 + h));
+    for (int i = 0; i < shape.layers * shape.kv_heads; ++i) {
+      set.heads.push_back(RandomCodebook(shape.pq, shape.rotated, 10 + static_cast<uint64_t>(i)));
     }
     const int32_t most = *std::max_element(shape.tokens.begin(), shape.tokens.end());
     attention::GpuKvCacheOptions options;
-    options.layers = 1;
+    options.layers = shape.layers;
     options.kv_heads = shape.kv_heads;
     options.dim = dim;
     options.batch = batch();
@@ -90,6 +91,7 @@ class GpuWorld {
     cache = *std::move(made);
     const int64_t row = int64_t{shape.kv_heads} * dim;
     keys = RandomNormals(batch() * most * row, 1);
+    for (int64_t i = row; shape.equal_keys && i < std::ssize(keys); ++i) keys[i] = keys[i - row];
     values = RandomNormals(batch() * most * row, 2);
     for (int b = 0; b < batch(); ++b) {
       for (const int position : planted) {
@@ -148,13 +150,15 @@ class GpuWorld {
       begin += n;
       Check(cache->SetTokens(std::vector<int32_t>(static_cast<size_t>(batch()), begin), nullptr));
       const auto device_keys = ToDevice(k), device_values = ToDevice(v);
-      attention::AppendTokensParams p;
-      p.layer = cache->layer(0);
-      p.codebooks = cache->codebooks(0);
-      p.n = n;
-      p.keys = device_keys.as<float>();
-      p.values = device_values.as<float>();
-      Check(attention::AppendTokens(p, nullptr));
+      for (int l = 0; l < shape.layers; ++l) {
+        attention::AppendTokensParams p;
+        p.layer = cache->layer(l);
+        p.codebooks = cache->codebooks(l);
+        p.n = n;
+        p.keys = device_keys.as<float>();
+        p.values = device_values.as<float>();
+        Check(attention::AppendTokens(p, nullptr));
+      }
       Check(attention::WaitFor(nullptr));
     }
     Check(cache->SetTokens(shape.tokens, nullptr));
