@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "attention/kernels/device_info.h"
 #include "pqcache/base/isa.h"
 #include "tools/bench_attention.h"
 #include "tools/bench_gpu_attention.h"
@@ -74,8 +73,7 @@ class BenchAttentionCommand : public Command {
 
  private:
   Result<Report> RunGpu() {
-    PQCACHE_ASSIGN_OR_RETURN(const auto gpus, attention::ListGpus());
-    if (gpus.empty()) return Status::Unsupported("--device is cuda, but there is no GPU here");
+    PQCACHE_ASSIGN_OR_RETURN(const attention::GpuInfo gpu, FirstGpu());
     GpuAttentionBenchOptions options;
     options.contexts = options_.contexts;
     options.batch = static_cast<int>(batch_);
@@ -86,9 +84,9 @@ class BenchAttentionCommand : public Command {
     options.rounds = static_cast<int>(rounds_);
     options.seed = static_cast<uint64_t>(seed_);
     Report report;
-    report.text = gpus[0].name + ", batch " + std::to_string(batch_) + ", codes " + pq_ + "\n";
+    report.text = gpu.name + ", batch " + std::to_string(batch_) + ", codes " + pq_ + "\n";
     Json machine;
-    machine.Set("gpu", gpus[0].name);
+    machine.Set("gpu", gpu.name);
     report.json.Set("machine", std::move(machine));
     Json settings;
     settings.Set("heads", heads_).Set("kv_heads", kv_heads_).Set("dim", dim_).Set("pq", pq_);

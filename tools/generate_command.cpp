@@ -146,11 +146,8 @@ class GenerateCommand : public Command {
 
   Result<Report> RunOnGpu() {
     PQCACHE_RETURN_IF_ERROR(CheckGpuFlags());
-    using attention::ComputeDType, attention::GpuDType;
-    const GpuDType dtype = model_.compute == ComputeDType::kFloat32    ? GpuDType::kFloat32
-                           : model_.compute == ComputeDType::kBFloat16 ? GpuDType::kBFloat16
-                                                                       : GpuDType::kAuto;
-    PQCACHE_ASSIGN_OR_RETURN(const auto model, attention::GpuModel::Load(model_.model, dtype));
+    PQCACHE_ASSIGN_OR_RETURN(const auto model,
+                             attention::GpuModel::Load(model_.model, model_.compute));
     spec_ = &model->spec();
     Log(LogLevel::kInfo, "model " + model_.model + ", family " + spec_->family + ", compute type " +
                              std::string(DTypeName(model->compute_dtype())) + ", on the GPU");

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <thread>
 
-#include "attention/kernels/device_info.h"
 #include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
 #include "pqcache/cache/manifest.h"
@@ -52,9 +51,7 @@ void ModelFlags::Declare(Flags* flags) {
 Status ModelFlags::Prepare() {
   if (model.empty()) return Status::InvalidArgument("--model is absent, expected a directory");
   if (device == "cuda" && may_use_gpu) {
-    const auto gpus = attention::ListGpus();
-    if (!gpus.ok()) return gpus.status().Annotate("--device is 'cuda'");
-    if (gpus->empty()) return Status::Unsupported("--device is 'cuda', but there is no GPU here");
+    PQCACHE_RETURN_IF_ERROR(FirstGpu().status());
   } else if (device != "cpu") {
     return Status::InvalidArgument("--device is '" + device + "', expected cpu" +
                                    (may_use_gpu ? " or cuda" : " for this command"));
@@ -63,6 +60,13 @@ Status ModelFlags::Prepare() {
   PQCACHE_ASSIGN_OR_RETURN(compute, attention::ParseComputeDType(dtype));
   threads = ThreadsOf(threads);
   return Status::Ok();
+}
+
+Result<attention::GpuInfo> FirstGpu() {
+  Result<std::vector<attention::GpuInfo>> gpus = attention::ListGpus();
+  if (!gpus.ok()) return gpus.status().Annotate("--device is 'cuda'");
+  if (gpus->empty()) return Status::Unsupported("--device is 'cuda', but there is no GPU here");
+  return gpus->front();
 }
 
 int ThreadsOf(int64_t threads) {

@@ -9,6 +9,7 @@
 
 #include "attention/decoder/decoder.h"
 #include "attention/decoder/session.h"
+#include "attention/kernels/device_info.h"
 #include "attention/tokenizer/tokenizer.h"
 #include "pqcache/base/thread_pool.h"
 #include "storage/stores.h"
@@ -44,6 +45,9 @@ Result<std::unique_ptr<PageStore>> OpenStore(const std::string& spec, storage::O
 
 // Says of damage what can be done about it.
 Status AdviseRepair(const Status& status, const std::string& store_spec);
+
+// The GPU that --device cuda means; Unsupported, naming the flag, if there is none.
+Result<attention::GpuInfo> FirstGpu();
 
 // What a flag --threads means: 0 is one per core.
 int ThreadsOf(int64_t threads);

@@ -146,14 +146,6 @@ const Fingerprint& Decoder::fingerprint() const { return impl_->fingerprint; }
 DType Decoder::compute_dtype() const { return impl_->compute; }
 ThreadPool* Decoder::pool() const { return impl_->pool; }
 
-Result<ComputeDType> ParseComputeDType(std::string_view name) {
-  if (name == "auto") return ComputeDType::kAuto;
-  if (name == "float32") return ComputeDType::kFloat32;
-  if (name == "bfloat16") return ComputeDType::kBFloat16;
-  return Status::InvalidArgument("dtype is '" + std::string(name) +
-                                 "', expected auto, float32 or bfloat16");
-}
-
 Result<std::unique_ptr<Decoder>> Decoder::Load(const std::string& model_dir, ComputeDType compute,
                                                ThreadPool* pool) {
   auto impl = std::make_unique<Impl>();
@@ -161,11 +153,7 @@ Result<std::unique_ptr<Decoder>> Decoder::Load(const std::string& model_dir, Com
   PQCACHE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
   PQCACHE_RETURN_IF_ERROR(CheckWeights(impl->spec, checkpoint).Annotate(model_dir));
   PQCACHE_ASSIGN_OR_RETURN(impl->fingerprint, ModelFingerprint(impl->spec, checkpoint));
-  const bool half =
-      impl->spec.checkpoint_dtype == "bfloat16" || impl->spec.checkpoint_dtype == "float16";
-  const bool use_bfloat16 = compute == ComputeDType::kBFloat16 ||
-                            (compute == ComputeDType::kAuto && half && HasNativeBFloat16());
-  impl->compute = use_bfloat16 ? DType::kBF16 : DType::kF32;
+  impl->compute = ComputeDTypeFor(impl->spec, compute, HasNativeBFloat16());
   impl->pool = pool;
   impl->rope = std::make_unique<Rope>(impl->spec.rope);
   PQCACHE_ASSIGN_OR_RETURN(impl->weights, LoadWeights(impl->spec, checkpoint, impl->compute));

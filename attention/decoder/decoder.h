@@ -13,21 +13,13 @@
 #include <vector>
 
 #include "attention/attention_backend.h"
+#include "attention/model/compute_dtype.h"
 #include "attention/model/model_spec.h"
 #include "pqcache/base/checksum.h"
 #include "pqcache/base/dtype.h"
 #include "pqcache/base/thread_pool.h"
 
 namespace pqcache::attention {
-
-enum class ComputeDType {
-  kAuto,  // bfloat16 when the checkpoint is 16-bit and the CPU has native bfloat16, else float32
-  kFloat32,
-  kBFloat16,
-};
-
-// "auto", "float32", "bfloat16".
-Result<ComputeDType> ParseComputeDType(std::string_view name);
 
 class Decoder {
  public:

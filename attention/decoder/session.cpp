@@ -6,13 +6,6 @@
 namespace pqcache::attention {
 namespace {
 
-Status CheckCodebooks(const Decoder& decoder, const CodebookSet* codebooks) {
-  if (codebooks == nullptr || codebooks->model == decoder.fingerprint()) return Status::Ok();
-  return Status::InvalidArgument("codebooks were trained for model " + codebooks->model.Hex() +
-                                 ", expected " + decoder.fingerprint().Hex() +
-                                 ": train them again for this checkpoint");
-}
-
 void FillFromModel(const ModelSpec& spec, CacheAttentionOptions* attention) {
   attention->heads = spec.heads;
   attention->sliding_window = spec.sliding_window;
@@ -45,7 +38,7 @@ Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
                                                  const SessionStorage& storage,
                                                  CacheAttentionOptions attention,
                                                  std::optional<StoredPrefix> prefix) {
-  PQCACHE_RETURN_IF_ERROR(CheckCodebooks(*decoder, storage.codebooks.get()));
+  PQCACHE_RETURN_IF_ERROR(CheckModelOf(storage.codebooks.get(), decoder->fingerprint()));
   const ModelSpec& spec = decoder->spec();
   if (storage.n_sink > spec.max_positions || storage.local_window > spec.max_positions) {
     return Status::InvalidArgument("n_sink " + std::to_string(storage.n_sink) + ", local_window " +

@@ -33,7 +33,7 @@ Status GpuKvCache::PlacePages(int bytes_per_key) {
   bytes_per_key_ = bytes_per_key;
   const GpuKvCacheOptions& o = options_;
   const int64_t shared = std::min(o.shared_tokens / kGpuPageTokens, pages());
-  const int64_t host_begin = (o.host_begin + kGpuPageTokens - 1) / kGpuPageTokens;
+  const int64_t host_begin = GpuPagesOf(o.host_begin);
   const int64_t host_end = std::min(o.host_end / kGpuPageTokens, pages());
   const size_t head_tokens = static_cast<size_t>(o.kv_heads) * kGpuPageTokens;
   const size_t row_bytes = head_tokens * 4 * static_cast<size_t>(o.dim);

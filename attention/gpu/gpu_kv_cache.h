@@ -51,7 +51,7 @@ class GpuKvCache {
 
  private:
   explicit GpuKvCache(const GpuKvCacheOptions& options);
-  int64_t pages() const { return (options_.max_tokens + kGpuPageTokens - 1) / kGpuPageTokens; }
+  int64_t pages() const { return GpuPagesOf(options_.max_tokens); }
   Result<void*> Allocate(MemoryKind kind, size_t bytes);
   Status PlacePages(int bytes_per_key);
   Status LoadCodebooks(const CodebookSet& set);

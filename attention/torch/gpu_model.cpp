@@ -13,7 +13,6 @@
 #include <ATen/ops/silu.h>
 #include <ATen/ops/sin.h>
 #include <ATen/ops/square.h>
-#include <ATen/ops/var.h>
 #include <c10/core/InferenceMode.h>
 
 #include "attention/decoder/weight_loader.h"
@@ -111,19 +110,20 @@ at::Tensor GpuModel::Impl::Forward(const at::Tensor& tokens, const at::Tensor& p
   const at::Tensor sin = at::sin(angles).to(at::kFloat).unsqueeze(1);
   at::Tensor hidden = weights.embedding->weight().index_select(0, tokens).to(at::kFloat);
   for (int64_t l = 0; l < spec.layers; ++l) {
-    const GpuLayerWeights& w = layers[static_cast<size_t>(l)];
-    const at::Tensor qkv = w.matrices.qkv->Apply(Norm(w.attention_norm, hidden));
+    const LayerWeightsOf<GpuLinear>& w = weights.layers[static_cast<size_t>(l)];
+    const GpuLayerNorms& norm = norms[static_cast<size_t>(l)];
+    const at::Tensor qkv = w.qkv->Apply(Norm(norm.attention, hidden));
     at::Tensor q = qkv.narrow(1, 0, q_size).view({n, spec.heads, dim});
     at::Tensor k = qkv.narrow(1, q_size, kv_size).view({n, spec.kv_heads, dim});
     const at::Tensor v = qkv.narrow(1, q_size + kv_size, kv_size).view({n, spec.kv_heads, dim});
-    if (w.query_norm.weight.defined()) q = Norm(w.query_norm, q);
-    if (w.key_norm.weight.defined()) k = Norm(w.key_norm, k);
+    if (norm.query.weight.defined()) q = Norm(norm.query, q);
+    if (norm.key.weight.defined()) k = Norm(norm.key, k);
     const at::Tensor attended =
         attend(static_cast<int>(l), Rotate(q, cos, sin), Rotate(k, cos, sin), v.contiguous());
-    const at::Tensor update = w.matrices.output->Apply(attended.reshape({n, q_size}));
+    const at::Tensor update = w.output->Apply(attended.reshape({n, q_size}));
     // A parallel residual norms the layer's input again; a sequential one the sum.
     const at::Tensor sum = hidden + update;
-    hidden = sum + Mlp(w.matrices, Norm(w.mlp_norm, spec.parallel_residual ? hidden : sum));
+    hidden = sum + Mlp(w, Norm(norm.mlp, spec.parallel_residual ? hidden : sum));
   }
   const at::Tensor last = Norm(final_norm, hidden.narrow(0, n - 1, 1));
   const GpuLinear& head = spec.tied_head ? *weights.embedding : *weights.head;
@@ -137,7 +137,8 @@ const Fingerprint& GpuModel::fingerprint() const { return impl_->fingerprint; }
 
 DType GpuModel::compute_dtype() const { return impl_->compute; }
 
-Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string& model_dir, GpuDType compute) {
+Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string& model_dir,
+                                                 ComputeDType compute) {
   const c10::InferenceMode guard;
   auto impl = std::make_unique<Impl>();
   PQCACHE_ASSIGN_OR_RETURN(impl->spec, LoadModelSpec(model_dir));
@@ -149,17 +150,13 @@ Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string& model_dir, G
   PQCACHE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
   PQCACHE_RETURN_IF_ERROR(CheckWeights(impl->spec, checkpoint).Annotate(model_dir));
   PQCACHE_ASSIGN_OR_RETURN(impl->fingerprint, ModelFingerprint(impl->spec, checkpoint));
-  const std::string& stored = impl->spec.checkpoint_dtype;
-  const bool half = stored == "bfloat16" || stored == "float16";
-  impl->compute = compute == GpuDType::kBFloat16 || (compute == GpuDType::kAuto && half)
-                      ? DType::kBF16
-                      : DType::kF32;
+  impl->compute = ComputeDTypeFor(impl->spec, compute, /*native_bfloat16=*/true);
   PQCACHE_ASSIGN_OR_RETURN(impl->weights,
                            LoadWeightsAs<GpuLinear>(impl->spec, checkpoint, impl->compute));
   PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
     for (const LayerWeightsOf<GpuLinear>& w : impl->weights.layers) {
-      impl->layers.push_back({NormToGpu(w.attention_norm), NormToGpu(w.mlp_norm),
-                              NormToGpu(w.query_norm), NormToGpu(w.key_norm), w});
+      impl->norms.push_back({NormToGpu(w.attention_norm), NormToGpu(w.mlp_norm),
+                             NormToGpu(w.query_norm), NormToGpu(w.key_norm)});
     }
     impl->final_norm = NormToGpu(impl->weights.final_norm);
     const std::vector<double> steps = Rope(impl->spec.rope).frequencies();

@@ -30,9 +30,8 @@ struct GpuNorm {
   at::Tensor weight, bias;  // undefined: absent
 };
 
-struct GpuLayerWeights {
-  GpuNorm attention_norm, mlp_norm, query_norm, key_norm;
-  LayerWeightsOf<GpuLinear> matrices;
+struct GpuLayerNorms {
+  GpuNorm attention, mlp, query, key;
 };
 
 struct GpuModel::Impl {
@@ -40,7 +39,7 @@ struct GpuModel::Impl {
   Fingerprint fingerprint;
   DType compute = DType::kF32;
   ModelWeightsOf<GpuLinear> weights;
-  std::vector<GpuLayerWeights> layers;  // norms as tensors, matrices of `weights`
+  std::vector<GpuLayerNorms> norms;  // those of weights.layers as tensors
   GpuNorm final_norm;
   at::Tensor frequencies;  // [rotary_dim / 2] double, angular steps
 

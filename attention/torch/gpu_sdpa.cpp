@@ -54,16 +54,34 @@ std::vector<double> TimeRounds(int rounds, const c10::cuda::CUDAStream& stream,
   return ms;
 }
 
-}  // namespace
-
-Result<std::vector<double>> TimeSdpaDecode(SdpaKernel kernel, const GpuSdpaShape& s, int layers,
-                                           int rounds) {
+// What work(stream) measures while libtorch has one kernel and runs on that stream; gives back the
+// memory of its tensors, which others want.
+Result<std::vector<double>> RunWith(
+    SdpaKernel kernel,
+    const std::function<std::vector<double>(const c10::cuda::CUDAStream&)>& work) {
   std::vector<double> ms;
-  PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
+  const Status status = CallTorch([&] {
     const c10::InferenceMode inference;
     const OneKernel only(kernel);
     const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
     const c10::cuda::CUDAStreamGuard guard(stream);
+    ms = work(stream);
+  });
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  PQCACHE_RETURN_IF_ERROR(status);
+  return ms;
+}
+
+at::Tensor Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal) {
+  return at::scaled_dot_product_attention(q, k, v, {}, 0.0, causal, std::nullopt,
+                                          /*enable_gqa=*/true);
+}
+
+}  // namespace
+
+Result<std::vector<double>> TimeSdpaDecode(SdpaKernel kernel, const GpuSdpaShape& s, int layers,
+                                           int rounds) {
+  return RunWith(kernel, [&](const c10::cuda::CUDAStream& stream) {
     const at::Tensor q = Random(s, s.heads, 1);
     std::vector<at::Tensor> keys, values;
     for (int l = 0; l < layers; ++l) {
@@ -71,10 +89,7 @@ Result<std::vector<double>> TimeSdpaDecode(SdpaKernel kernel, const GpuSdpaShape
       values.push_back(Random(s, s.kv_heads, s.tokens));
     }
     const auto step = [&] {
-      for (size_t l = 0; l < keys.size(); ++l) {
-        at::scaled_dot_product_attention(q, keys[l], values[l], {}, 0.0, false, std::nullopt,
-                                         /*enable_gqa=*/true);
-      }
+      for (size_t l = 0; l < keys.size(); ++l) Attend(q, keys[l], values[l], false);
     };
     step();
     stream.synchronize();
@@ -82,28 +97,18 @@ Result<std::vector<double>> TimeSdpaDecode(SdpaKernel kernel, const GpuSdpaShape
     graph.capture_begin();
     step();
     graph.capture_end();
-    ms = TimeRounds(rounds, stream, [&] { graph.replay(); });
-  }));
-  for (double& x : ms) x /= layers;
-  c10::cuda::CUDACachingAllocator::emptyCache();
-  return ms;
+    std::vector<double> ms = TimeRounds(rounds, stream, [&] { graph.replay(); });
+    for (double& x : ms) x /= layers;
+    return ms;
+  });
 }
 
 Result<std::vector<double>> TimeSdpaPrefill(SdpaKernel kernel, const GpuSdpaShape& s, int rounds) {
-  std::vector<double> ms;
-  PQCACHE_RETURN_IF_ERROR(CallTorch([&] {
-    const c10::InferenceMode inference;
-    const OneKernel only(kernel);
-    const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
-    const c10::cuda::CUDAStreamGuard guard(stream);
+  return RunWith(kernel, [&](const c10::cuda::CUDAStream& stream) {
     const at::Tensor q = Random(s, s.heads, s.tokens);
     const at::Tensor k = Random(s, s.kv_heads, s.tokens), v = Random(s, s.kv_heads, s.tokens);
-    ms = TimeRounds(rounds, stream, [&] {
-      at::scaled_dot_product_attention(q, k, v, {}, 0.0, true, std::nullopt, /*enable_gqa=*/true);
-    });
-  }));
-  c10::cuda::CUDACachingAllocator::emptyCache();
-  return ms;
+    return TimeRounds(rounds, stream, [&] { Attend(q, k, v, true); });
+  });
 }
 
 }  // namespace pqcache::attention

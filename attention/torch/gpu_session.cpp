@@ -47,16 +47,14 @@ at::Tensor PromptAttention(const at::Tensor& queries, const at::Tensor& keys,
   return out.squeeze(0).transpose(0, 1).to(at::kFloat);
 }
 
-int64_t PagesOf(int64_t tokens) { return (tokens + kGpuPageTokens - 1) / kGpuPageTokens; }
-
 // Puts the rows that do not fit into the limit into host memory: all but the first and the newest.
 Status LimitRows(uint64_t limit, GpuKvCacheOptions* kept) {
   const uint64_t page_bytes = uint64_t{4} * static_cast<uint64_t>(kept->layers * kept->kv_heads) *
                               static_cast<uint64_t>(kept->dim * kGpuPageTokens);
   const auto fit = static_cast<int64_t>(limit / page_bytes);
-  const int64_t pages = PagesOf(kept->max_tokens), sinks = PagesOf(kept->window.n_sink);
+  const int64_t pages = GpuPagesOf(kept->max_tokens), sinks = GpuPagesOf(kept->window.n_sink);
   if (limit == 0 || fit >= pages) return Status::Ok();
-  const int64_t least = sinks + PagesOf(kept->window.local_window) + 1;
+  const int64_t least = sinks + GpuPagesOf(kept->window.local_window) + 1;
   if (fit < least) {
     return Status::OutOfMemory("keys and values on the GPU are limited to " +
                                std::to_string(limit) + " bytes, expected at least " +
@@ -174,11 +172,7 @@ Result<std::unique_ptr<GpuSession>> GpuSession::Create(const GpuModel* model,
                                                        GpuSessionOptions options) {
   const ModelSpec& spec = model->spec();
   const CodebookSet* codebooks = options.codebooks.get();
-  if (codebooks != nullptr && codebooks->model != model->fingerprint()) {
-    return Status::InvalidArgument("codebooks were trained for model " + codebooks->model.Hex() +
-                                   ", expected " + model->fingerprint().Hex() +
-                                   ": train them again for this checkpoint");
-  }
+  PQCACHE_RETURN_IF_ERROR(CheckModelOf(codebooks, model->fingerprint()));
   auto impl = std::make_unique<Impl>();
   impl->model = model;
   options.attention.heads = spec.heads;

@@ -16,6 +16,7 @@
 
 #include "attention/attention_stats.h"
 #include "attention/gpu/gpu_attention.h"
+#include "attention/model/compute_dtype.h"
 #include "attention/model/model_spec.h"
 #include "pqcache/base/checksum.h"
 #include "pqcache/base/dtype.h"
@@ -23,16 +24,10 @@
 
 namespace pqcache::attention {
 
-enum class GpuDType {
-  kAuto,  // bfloat16 when the checkpoint is 16-bit, else float32
-  kFloat32,
-  kBFloat16,
-};
-
 class GpuModel {
  public:
   // From a Hugging Face directory. The current device holds the weights.
-  static Result<std::unique_ptr<GpuModel>> Load(const std::string& model_dir, GpuDType compute);
+  static Result<std::unique_ptr<GpuModel>> Load(const std::string& model_dir, ComputeDType compute);
   ~GpuModel();
 
   const ModelSpec& spec() const;

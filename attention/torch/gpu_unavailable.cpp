@@ -8,7 +8,7 @@ namespace pqcache::attention {
 struct GpuModel::Impl {};
 struct GpuSession::Impl {};
 
-Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string&, GpuDType) {
+Result<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string&, ComputeDType) {
   return Status::Unsupported(
       "this build runs models on the CPU only; configure with PQCACHE_CUDA=ON and a Python whose "
       "torch has CUDA");

@@ -239,6 +239,13 @@ void HeadCodebook::BuildTables(int g, const float* queries, float scale, float* 
   }
 }
 
+Status CheckModelOf(const CodebookSet* set, const Fingerprint& model) {
+  if (set == nullptr || set->model == model) return Status::Ok();
+  return Status::InvalidArgument("codebooks were trained for model " + set->model.Hex() +
+                                 ", expected " + model.Hex() +
+                                 ": train them again for this checkpoint");
+}
+
 Fingerprint CodebooksFingerprint(const CodebookSet& set) {
   std::string text = std::to_string(set.layers) + " " + std::to_string(set.kv_heads);
   for (const HeadCodebook& head : set.heads) {

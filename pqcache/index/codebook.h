@@ -95,6 +95,9 @@ struct CodebookSet {
   const PqShape& shape() const { return heads.front().shape(); }
 };
 
+// InvalidArgument if the codebooks were trained for another model; `set` may be null.
+Status CheckModelOf(const CodebookSet* set, const Fingerprint& model);
+
 // Names what codes depend on: shapes, transforms and centroids of all heads.
 Fingerprint CodebooksFingerprint(const CodebookSet& set);
 
