@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "attention/kernels/append_tokens.h"
+#include "attention/kernels/gpu_shapes.h"
 
 namespace pqcache::attention {
 namespace {
@@ -20,21 +21,13 @@ Result<GpuBuffer> Zeros(size_t bytes) {
 
 Status CheckShapes(const GpuAttentionOptions& options, const GpuKvCache& cache) {
   const GpuKvCacheOptions& kept = cache.options();
-  const int group = options.heads / kept.kv_heads;
-  if (options.heads % kept.kv_heads != 0 || group < 1 || group > kMaxGpuGroup) {
-    return Status::InvalidArgument(std::to_string(options.heads) + " query heads and " +
-                                   std::to_string(kept.kv_heads) + " KV heads, expected 1 to " +
-                                   std::to_string(kMaxGpuGroup) + " for each on a GPU");
+  if (options.heads % kept.kv_heads != 0) {
+    return Status::InvalidArgument(std::to_string(options.heads) +
+                                   " query heads, expected a multiple of the KV heads, " +
+                                   std::to_string(kept.kv_heads));
   }
-  if (kept.dim != 64 && kept.dim != 128) {
-    return Status::InvalidArgument("head size is " + std::to_string(kept.dim) +
-                                   ", expected 64 or 128 on a GPU");
-  }
-  const int bytes = cache.layer(0).bytes_per_key;
-  if (bytes != 0 && bytes != 8 && bytes != 16 && bytes != 32) {
-    return Status::InvalidArgument("codes of " + std::to_string(bytes) +
-                                   " bytes a key, expected 8, 16 or 32 on a GPU");
-  }
+  PQCACHE_RETURN_IF_ERROR(
+      CheckGpuShapes(kept.dim, cache.layer(0).bytes_per_key, options.heads / kept.kv_heads));
   if (kept.window.n_sink < 0 || kept.window.local_window < 1) {
     return Status::InvalidArgument("a window of " + std::to_string(kept.window.n_sink) + " and " +
                                    std::to_string(kept.window.local_window) +

@@ -2,6 +2,8 @@
 
 namespace pqcache::attention {
 
+constexpr float kLog2E = 1.4426950408889634f;
+
 // 2^x to two units in the last place; results below 2^-126 are 0.
 __device__ inline float FastExp2(float x) {
   float y;

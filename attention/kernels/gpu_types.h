@@ -19,9 +19,7 @@ using GpuStream = CUstream_st*;  // a cudaStream_t; null: the default stream
 inline constexpr int kGpuPageTokens = 64;
 inline constexpr int kMaxGpuGroup = 8;  // G
 
-inline int64_t GpuPagesOf(int64_t tokens) {
-  return (tokens + kGpuPageTokens - 1) / kGpuPageTokens;
-}
+inline int64_t GpuPagesOf(int64_t tokens) { return (tokens + kGpuPageTokens - 1) / kGpuPageTokens; }
 
 // Keys, values and codes of one layer.
 struct GpuLayer {

@@ -12,6 +12,7 @@
 #include "attention/kernels/code_sums.cuh"
 #include "attention/kernels/dispatch.cuh"
 #include "attention/kernels/launch.cuh"
+#include "attention/kernels/list_place.cuh"
 #include "attention/kernels/rank_found.cuh"
 #include "attention/kernels/search_state.cuh"
 #include "attention/kernels/select_internal.h"
@@ -119,9 +120,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   extern __shared__ __align__(kTableAlignment) uint32_t table[];
   __shared__ RankShared s;
   const int list = blockIdx.y;
-  const int lists_of_head = p.per_head ? p.group : 1;
-  const int head = list / lists_of_head % p.layer.kv_heads;
-  const int sequence = list / lists_of_head / p.layer.kv_heads;
+  const auto [head, sequence] = PlaceOfList(list, p.per_head ? p.group : 1, p.layer.kv_heads);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
   // What earlier kernels of the step do not write is read before they end.

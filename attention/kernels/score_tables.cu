@@ -11,6 +11,7 @@
 #include "attention/kernels/code_sums.cuh"
 #include "attention/kernels/dispatch.cuh"
 #include "attention/kernels/launch.cuh"
+#include "attention/kernels/list_place.cuh"
 #include "attention/kernels/search_state.cuh"
 #include "attention/kernels/select_internal.h"
 #include "attention/kernels/vector_product.cuh"
@@ -258,9 +259,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                 reinterpret_cast<float*>(&s));
     return;
   }
-  const int lists_of_head = p.per_head ? p.group : 1;
-  const int head = list / lists_of_head % p.layer.kv_heads;
-  const int sequence = list / lists_of_head / p.layer.kv_heads;
+  const auto [head, sequence] = PlaceOfList(list, p.per_head ? p.group : 1, p.layer.kv_heads);
   const int queries = p.per_head ? 1 : p.group;
   const float* centroids = p.codebooks.centroids + size_t(head) * Shape::kEntries * Shape::kSub;
 

@@ -15,7 +15,6 @@ constexpr int kMaxQueries = kMaxGpuGroup;  // of a list
 constexpr int kMaxTableWords = kMaxQueries / kWordQueries;
 constexpr int kMaxOffset = 32767;  // table steps
 constexpr int kMaxBlocks = 32;     // that share a list
-constexpr float kLog2E = 1.4426950408889634f;
 
 // Of one list. A query's score of a sum is base + step * sum.
 struct Search {

@@ -2,6 +2,7 @@
 #include <string>
 #include <utility>
 
+#include "attention/kernels/gpu_shapes.h"
 #include "attention/kernels/launch.cuh"
 #include "attention/kernels/rank_found.cuh"
 #include "attention/kernels/search_state.cuh"
@@ -59,16 +60,6 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   return bytes;
 }
 
-Status CheckShapes(const SelectTokensParams& p) {
-  if (p.group < 1 || p.group > kMaxGpuGroup) {
-    return Status::InvalidArgument(std::to_string(p.group) + " query heads share a KV head, " +
-                                   "expected 1 to " + std::to_string(kMaxGpuGroup) + " on a GPU");
-  }
-  const int bytes = p.codebooks.subspaces * p.codebooks.bits / 8;
-  PQCACHE_CHECK(bytes == p.layer.bytes_per_key, "pages hold the codes of these codebooks");
-  return Status::Ok();
-}
-
 }  // namespace
 
 size_t SelectWorkspaceBytes(const SelectTokensParams& params) {
@@ -79,7 +70,9 @@ size_t SelectWorkspaceBytes(const SelectTokensParams& params) {
 Status SelectTokens(const SelectTokensParams& params, GpuStream stream,
                     const AppendTokensParams* append) {
   PQCACHE_CHECK(append == nullptr || append->n == 1, "one token of each sequence");
-  PQCACHE_RETURN_IF_ERROR(CheckShapes(params));
+  const int bytes = params.codebooks.subspaces * params.codebooks.bits / 8;
+  PQCACHE_CHECK(bytes == params.layer.bytes_per_key, "pages hold the codes of these codebooks");
+  PQCACHE_RETURN_IF_ERROR(CheckGpuShapes(params.layer.dim, bytes, params.group));
   SearchArrays arrays;
   Place(params, static_cast<char*>(params.workspace), &arrays);
   PQCACHE_RETURN_IF_ERROR(LaunchScoreTables(params, arrays, append, stream));

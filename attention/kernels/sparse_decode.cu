@@ -1,6 +1,6 @@
-// Blocks of a list share its rows; a warp takes 16 of them at a time, copies K and V of the next 16
-// into shared memory meanwhile, and keeps its own running softmax. Warps join in the block, blocks
-// in the last one that finishes.
+// Blocks of a list share its rows; a warp takes 16 of them at a time, copies their K and V into
+// shared memory, while other warps hide the wait, and keeps its own running softmax. Warps join in
+// the block, blocks in the last one that finishes.
 //
 // Columns of the products are queries: four queries and, in four more columns, what bfloat16
 // leaves of them; with more than four, two such products.
@@ -13,7 +13,9 @@
 
 #include "attention/kernels/dispatch.cuh"
 #include "attention/kernels/fast_exp2.cuh"
+#include "attention/kernels/gpu_shapes.h"
 #include "attention/kernels/launch.cuh"
+#include "attention/kernels/list_place.cuh"
 #include "attention/kernels/meeting.cuh"
 #include "attention/kernels/sparse_decode.h"
 #include "attention/kernels/tensor_core.cuh"
@@ -26,7 +28,7 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kTileRows = 16;
 constexpr int kTilesAhead = 1;   // of a warp, in shared memory; other warps hide the wait for it
 constexpr int kTileQueries = 4;  // of one product
-constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kLn2 = 0.6931471805599453f;
 
 struct Workspace {
   unsigned* blocks_done;  // [lists]
@@ -257,9 +259,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
   __shared__ bool last;
   constexpr int kTileBytes = kTileRows * kDim * 4;
   const int list = blockIdx.y, block = blockIdx.x, warp = threadIdx.x / 32;
-  const int lists_of_head = p.per_head ? p.group : 1;
-  const int head = list / lists_of_head % p.layer.kv_heads;
-  const int sequence = list / lists_of_head / p.layer.kv_heads;
+  const auto [head, sequence] = PlaceOfList(list, p.per_head ? p.group : 1, p.layer.kv_heads);
   const int queries = workspace.queries;
   WaitForPrevious();
   AllowNext();
@@ -353,10 +353,8 @@ size_t SparseDecodeWorkspaceBytes(const SparseDecodeParams& params) {
 }
 
 Status SparseDecode(const SparseDecodeParams& params, GpuStream stream) {
-  if (params.group < 1 || params.group > kMaxGpuGroup) {
-    return Status::InvalidArgument(std::to_string(params.group) + " query heads share a KV head, " +
-                                   "expected 1 to " + std::to_string(kMaxGpuGroup) + " on a GPU");
-  }
+  PQCACHE_RETURN_IF_ERROR(
+      CheckGpuShapes(params.layer.dim, params.layer.bytes_per_key, params.group));
   Workspace workspace;
   Place(params, static_cast<char*>(params.workspace), &workspace);
   return DispatchDim(params.layer.dim, [&](auto dim) {

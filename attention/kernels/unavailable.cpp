@@ -3,6 +3,7 @@
 #include "attention/kernels/append_tokens.h"
 #include "attention/kernels/device_info.h"
 #include "attention/kernels/device_memory.h"
+#include "attention/kernels/gpu_shapes.h"
 #include "attention/kernels/select_tokens.h"
 #include "attention/kernels/sparse_decode.h"
 
@@ -34,6 +35,7 @@ GpuGraph::~GpuGraph() = default;
 Status GpuGraph::Launch(GpuStream) const { return NoCuda(); }
 Result<float> TimeOnGpu(GpuStream, const std::function<Status()>&) { return NoCuda(); }
 
+Status CheckGpuShapes(int, int, int) { return NoCuda(); }
 Status AppendTokens(const AppendTokensParams&, GpuStream) { return NoCuda(); }
 Status AdvanceTokens(int32_t*, int, int, GpuStream) { return NoCuda(); }
 size_t SelectWorkspaceBytes(const SelectTokensParams&) { return 0; }
