@@ -25,6 +25,9 @@ class AttentionBackend {
   // Stores keys and values where it keeps them and writes out [N, Hq, D]. Called for every layer
   // in order, from one thread.
   virtual Status Attend(const AttentionInput& input, float* out) = 0;
+  // True: no two tokens that attend to one another are far apart, wherever they stand in the text,
+  // so that positions beyond the model's range are none of its concern.
+  virtual bool bounds_distances() const { return false; }
 };
 
 }  // namespace pqcache::attention

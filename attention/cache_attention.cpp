@@ -1,6 +1,7 @@
 #include "attention/cache_attention.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "attention/prefill_attention.h"
 #include "attention/shadow_step.h"
@@ -15,6 +16,11 @@ constexpr size_t kPagesPerRound = 128;
 
 constexpr int64_t kMaxStepTokens = 64;
 constexpr int64_t kMaxStepScores = int64_t{4} << 20;  // per KV head
+
+SelectorShape ShapeOf(const CacheAttentionOptions& o, const KvCache& cache) {
+  const KvCacheOptions& kept = cache.options();
+  return {kept.kv_heads, o.heads / kept.kv_heads, kept.page.dim};
+}
 
 Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
   const HeadCache& head = cache.head(0, 0);
@@ -35,6 +41,9 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
   if (o.tail == TailMode::kEstimate && !cache.options().value_sums) {
     return Status::InvalidArgument("tail=estimate needs sums of values, and the cache keeps none");
   }
+  if (o.policy->drops()) {
+    return Status::InvalidArgument("a policy that drops tokens does not attend to a cache");
+  }
   const SelectionBudget& b = o.budget;
   if (b.tokens < 0 || !(b.ratio >= 0 && b.ratio <= 1) || !(b.mass >= 0 && b.mass <= 1) ||
       (b.tokens > 0) + (b.ratio > 0) + (b.mass > 0) > 1) {
@@ -43,23 +52,42 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
         ", mass " + std::to_string(b.mass) +
         ", expected at most one of them, tokens >= 0, ratio and mass in [0, 1]");
   }
+  const auto selector = o.policy->NewSelector(ShapeOf(o, cache));
+  if (selector != nullptr && b.mass > 0) {
+    return Status::InvalidArgument(
+        "a budget of mass needs a policy with scores (pq, flat), expected tokens or a ratio");
+  }
+  if (selector != nullptr && selector->fixed_distance() && o.rope == nullptr) {
+    return Status::InvalidArgument(
+        "the policy changes distances, and no rotary embedding is given");
+  }
   return Status::Ok();
 }
 
 }  // namespace
 
-Result<std::unique_ptr<CacheAttention>> CacheAttention::Create(CacheAttentionOptions options,
-                                                               KvCache* cache, ThreadPool* pool) {
+Result<std::unique_ptr<CacheAttention>> CacheAttention::Create(
+    CacheAttentionOptions options, KvCache* cache, ThreadPool* pool,
+    std::shared_ptr<PromptRecord> record) {
   PQCACHE_RETURN_IF_ERROR(CheckOptions(options, *cache));
-  std::unique_ptr<CacheAttention> attention(new CacheAttention(std::move(options), cache, pool));
+  options.needs.Add(options.policy->prompt_needs());
+  if (record == nullptr && options.needs.any()) {
+    record = std::make_shared<PromptRecord>(options.needs, cache->options().layers, options.heads);
+  }
+  std::unique_ptr<CacheAttention> attention(
+      new CacheAttention(std::move(options), cache, pool, std::move(record)));
   PQCACHE_ASSIGN_OR_RETURN(attention->exact_, CreatePolicy("exact"));
   return attention;
 }
 
-CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool)
+CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool,
+                               std::shared_ptr<PromptRecord> record)
     : options_(std::move(options)),
       cache_(cache),
       pool_(pool),
+      record_(std::move(record)),
+      has_selectors_(options_.policy->NewSelector(ShapeOf(options_, *cache)) != nullptr),
+      selectors_(static_cast<size_t>(cache->options().layers)),
       steps_(static_cast<size_t>(cache->options().kv_heads)),
       wanted_(static_cast<size_t>(cache->options().layers)),
       stats_(cache->options().layers, cache->options().kv_heads) {}
@@ -70,12 +98,19 @@ Status CacheAttention::Attend(const AttentionInput& input, float* out) {
   if (!AllFinite(input.queries, input.n * query_size)) {
     return Status::InvalidArgument("a query is NaN or infinite, expected finite numbers");
   }
-  if (!prefill_) return Decode(input, out);
+  return prefill_ ? Prefill(input, out) : Decode(input, out);
+}
+
+Status CacheAttention::Prefill(const AttentionInput& input, float* out) {
   PQCACHE_CHECK(input.positions[0] == cache_->tokens(input.layer), "rows continue the cache");
-  const PrefillParams params{cache_, options_.heads, options_.sliding_window};
   const AttentionInput stored = AsStored(input);
-  PQCACHE_RETURN_IF_ERROR(PrefillAttention(params, stored, pool_, out));
-  return cache_->Append(stored.layer, stored.n, stored.keys, stored.values);
+  std::vector<float> lse;
+  if (record_ != nullptr) lse.resize(static_cast<size_t>(input.n * options_.heads));
+  PQCACHE_RETURN_IF_ERROR(
+      PrefillAttention(Params(), stored, pool_, out, record_ == nullptr ? nullptr : lse.data()));
+  PQCACHE_RETURN_IF_ERROR(cache_->Append(stored.layer, stored.n, stored.keys, stored.values));
+  if (record_ == nullptr) return Status::Ok();
+  return record_->Add(Params(), stored, lse.data(), pool_);
 }
 
 AttentionInput CacheAttention::AsStored(const AttentionInput& input) {
@@ -94,15 +129,20 @@ AttentionInput CacheAttention::AsStored(const AttentionInput& input) {
   return stored;
 }
 
-HeadStepConfig CacheAttention::ConfigFor(int layer) const {
+bool CacheAttention::Dense(int layer) const {
+  return layer < options_.dense_layers || options_.policy->dense(layer);
+}
+
+Result<HeadStepConfig> CacheAttention::ConfigFor(const AttentionInput& input) {
   HeadStepConfig config;
   config.policy = options_.policy.get();
   config.budget = options_.budget;
   config.per_head = options_.per_head;
   config.tail = options_.tail;
   config.sliding_window = options_.sliding_window;
+  config.rope = options_.rope.get();
   const bool keyless = cache_->options().page.layout == PageLayout::kValueOnly;
-  if (layer < options_.dense_layers) {
+  if (Dense(input.layer)) {
     // Without keys in the pages, "all tokens by their codes" is as exact as it gets.
     if (keyless) {
       config.budget = {.ratio = 1.0};
@@ -110,13 +150,83 @@ HeadStepConfig CacheAttention::ConfigFor(int layer) const {
       config.policy = exact_.get();
     }
     config.tail = TailMode::kDrop;
+    return config;
   }
+  const int chooser = options_.policy->selecting_layer(input.layer);
+  if (!has_selectors_) return config;
+  std::unique_ptr<LayerSelector>& selector = selectors_[static_cast<size_t>(chooser)];
+  if (selector == nullptr) selector = options_.policy->NewSelector(ShapeOf(options_, *cache_));
+  if (chooser == input.layer) PQCACHE_RETURN_IF_ERROR(Choose(input, selector.get()));
+  config.selector = selector.get();
+  config.per_head = selector->per_query();
   return config;
 }
 
-int64_t CacheAttention::MaxStepTokens(int64_t context) const {
-  if (options_.sliding_window > 0) return 1;
+Status CacheAttention::Choose(const AttentionInput& input, LayerSelector* selector) {
+  PQCACHE_CHECK(input.n == 1, "a selector chooses for one token");
+  PQCACHE_RETURN_IF_ERROR(Remember(input.layer, cache_->tokens(input.layer) - input.n, selector));
   const KvCacheOptions& kept = cache_->options();
+  const HeadCache& first = cache_->head(input.layer, 0);
+  SelectorStep step;
+  step.scale = 1.0f / std::sqrt(static_cast<float>(kept.page.dim));
+  const Candidates candidates = CandidatesOf(first, options_.sliding_window);
+  step.begin = candidates.begin;
+  step.end = candidates.end;
+  step.tokens = options_.budget.TokensFor(first.tokens());
+  const int group = options_.heads / kept.kv_heads;
+  pool_->Run(kept.kv_heads, [&](int64_t h) {
+    const float* queries = input.queries + h * group * kept.page.dim;
+    std::vector<float> moved;
+    if (selector->fixed_distance()) {
+      moved = AtWindowEnd(*options_.rope, first, group, queries);
+      queries = moved.data();
+    }
+    selector->Score(static_cast<int>(h), queries, step);
+  });
+  selector->Choose(step);
+  return Status::Ok();
+}
+
+Status CacheAttention::Remember(int layer, int64_t prompt, LayerSelector* selector) {
+  const int kv_heads = cache_->options().kv_heads;
+  const int dim = cache_->options().page.dim;
+  const int group = options_.heads / kv_heads;
+  const PromptNeeds needs = options_.policy->prompt_needs();
+  std::vector<float> received;
+  const bool first = selector->tokens(0) == 0 && cache_->head(layer, 0).paged_tokens() > 0;
+  if (first && needs.any()) {
+    PQCACHE_ASSIGN_OR_RETURN(received, record_->Received(Params(), needs, layer, prompt, pool_));
+  }
+  return pool_->RunChecked(kv_heads, [&](int64_t h) {
+    const int head = static_cast<int>(h);
+    if (!received.empty()) {
+      selector->SetReceived(head, {received.data() + h * group * prompt, prompt});
+    }
+    const int64_t begin = selector->tokens(head);
+    const int64_t end = cache_->head(layer, head).paged_tokens();
+    if (begin == end) return Status::Ok();
+    std::vector<float> keys(static_cast<size_t>((end - begin) * dim)), values(keys.size());
+    PQCACHE_RETURN_IF_ERROR(cache_->ReadRows(layer, head, begin, end, keys.data(), values.data()));
+    if (selector->fixed_distance()) {
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t back = -t;
+        options_.rope->Apply(1, &back, 1, dim, keys.data() + (t - begin) * dim);
+      }
+    }
+    selector->Append(head, end - begin, keys.data());
+    return Status::Ok();
+  });
+}
+
+uint64_t CacheAttention::selector_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& selector : selectors_) bytes += selector == nullptr ? 0 : selector->bytes();
+  return bytes;
+}
+
+int64_t CacheAttention::MaxStepTokens(int64_t context) const {
+  const KvCacheOptions& kept = cache_->options();
+  if (options_.sliding_window > 0 || has_selectors_) return 1;
   const int64_t group = options_.heads / kept.kv_heads;
   const int64_t fit = kMaxStepScores / std::max<int64_t>(1, group * context);
   return std::max<int64_t>(1, std::min({kMaxStepTokens, int64_t{kept.local_window} / 4, fit}));
@@ -125,7 +235,7 @@ int64_t CacheAttention::MaxStepTokens(int64_t context) const {
 Status CacheAttention::Decode(const AttentionInput& input, float* out) {
   PQCACHE_CHECK(input.positions[0] == cache_->tokens(input.layer), "rows continue the cache");
   PQCACHE_RETURN_IF_ERROR(cache_->Append(input.layer, input.n, input.keys, input.values));
-  const HeadStepConfig config = ConfigFor(input.layer);
+  PQCACHE_ASSIGN_OR_RETURN(const HeadStepConfig config, ConfigFor(input));
   const int kv_heads = cache_->options().kv_heads;
   const int group = options_.heads / kv_heads;
   const int64_t group_size = int64_t{group} * cache_->options().page.dim;

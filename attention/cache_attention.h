@@ -9,6 +9,8 @@
 #include "attention/attention_backend.h"
 #include "attention/attention_stats.h"
 #include "attention/head_step.h"
+#include "attention/model/rope.h"
+#include "attention/prompt_record.h"
 #include "pqcache/base/thread_pool.h"
 #include "pqcache/cache/kv_cache.h"
 
@@ -23,13 +25,17 @@ struct CacheAttentionOptions {
   int dense_layers = 0;        // the first so many layers attend exactly
   int shadow_every = 0;        // every n-th step of one token is judged by exact attention; 0: none
   int64_t sliding_window = 0;  // of the model
+  std::shared_ptr<const Rope> rope;  // of the model; for policies that change distances
+  PromptNeeds needs;                 // to record beside those of the policy, for forks
 };
 
 class CacheAttention : public AttentionBackend {
  public:
-  // Refuses a policy whose scores the cache does not keep, and a budget out of range.
-  static Result<std::unique_ptr<CacheAttention>> Create(CacheAttentionOptions options,
-                                                        KvCache* cache, ThreadPool* pool);
+  // Refuses a policy whose scores the cache does not keep, and a budget out of range. `record` is
+  // of the prompt that the cache holds, if any; it is recorded on.
+  static Result<std::unique_ptr<CacheAttention>> Create(
+      CacheAttentionOptions options, KvCache* cache, ThreadPool* pool,
+      std::shared_ptr<PromptRecord> record = nullptr);
 
   // Rows of the next calls are a chunk of the prompt (true, exact) or the tokens of one decode step
   // (false): they select together, at most MaxStepTokens of them.
@@ -43,14 +49,25 @@ class CacheAttention : public AttentionBackend {
 
   const AttentionStats& stats() const { return stats_; }
   KvCache* cache() const { return cache_; }
+  // What was recorded of the prompt; null if nothing was to be.
+  const std::shared_ptr<PromptRecord>& record() const { return record_; }
+  // Memory of the policy's own.
+  uint64_t selector_bytes() const;
 
  private:
-  CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool);
+  CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool,
+                 std::shared_ptr<PromptRecord> record);
+  Status Prefill(const AttentionInput& input, float* out);
   // The input with keys and values rounded as the cache stores them, so that a token attends to
   // the same numbers whether they come from its own chunk or from the cache. Valid until the next
   // call.
   AttentionInput AsStored(const AttentionInput& input);
-  HeadStepConfig ConfigFor(int layer) const;
+  PrefillParams Params() const { return {cache_, options_.heads, options_.sliding_window}; }
+  bool Dense(int layer) const;
+  Result<HeadStepConfig> ConfigFor(const AttentionInput& input);
+  // Tells the layer's selector of tokens that have left the window, and lets it choose.
+  Status Choose(const AttentionInput& input, LayerSelector* selector);
+  Status Remember(int layer, int64_t prompt, LayerSelector* selector);
   Status Decode(const AttentionInput& input, float* out);
   void PrefetchNextLayer(int layer);
   Status ReadAndAdd(int layer);
@@ -60,6 +77,9 @@ class CacheAttention : public AttentionBackend {
   KvCache* cache_;
   ThreadPool* pool_;
   std::unique_ptr<SelectionPolicy> exact_;
+  std::shared_ptr<PromptRecord> record_;  // may be null
+  bool has_selectors_;
+  std::vector<std::unique_ptr<LayerSelector>> selectors_;  // [layers], as they are needed
   bool prefill_ = true;
   int64_t decoded_ = 0;                   // tokens
   std::vector<HeadStep> steps_;           // [Hkv]

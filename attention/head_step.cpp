@@ -8,6 +8,7 @@
 #include "attention/sliding_window.h"
 #include "pqcache/base/check.h"
 #include "pqcache/base/vector_math.h"
+#include "pqcache/cache/row_codec.h"
 #include "pqcache/index/best_codes.h"
 
 namespace pqcache::attention {
@@ -18,7 +19,9 @@ constexpr int64_t kManyCandidates = 2048;
 
 struct Scratch {
   std::vector<const uint8_t*> rows;
-  std::vector<float> mean, logits;
+  std::vector<float> mean, logits, far_rows;
+  std::vector<const uint8_t*> far_pointers;
+  std::vector<int64_t> positions;
   PartialAttention single;
   SelectionScratch selection;
   BestCodes best;
@@ -42,6 +45,21 @@ RowFormat PageFormat(const PageShape& shape) {
 
 }  // namespace
 
+Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window) {
+  const int64_t visible = FirstVisible(head.tokens() - 1, sliding_window);
+  const int64_t end = head.paged_tokens();
+  return {std::min(end, std::max(head.sink_tokens(), visible)), end};
+}
+
+std::vector<float> AtWindowEnd(const Rope& rope, const HeadCache& head, int g,
+                               const float* queries) {
+  const int dim = head.page_shape().dim;
+  std::vector<float> moved(queries, queries + int64_t{g} * dim);
+  const int64_t by = head.local_window() - (head.tokens() - 1);
+  rope.Apply(1, &by, g, dim, moved.data());
+  return moved;
+}
+
 void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
                      const float* queries) {
   const bool in_window = n <= head.tokens() - head.paged_tokens();
@@ -55,9 +73,13 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   num_queries_ = n * g;
   dim_ = head.page_shape().dim;
   scale_ = 1.0f / std::sqrt(static_cast<float>(dim_));
+  kv_head_ = static_cast<int>(head.page_key(0).head);
   visible_ = FirstVisible(head.tokens() - 1, config.sliding_window);
+  begin_ = CandidatesOf(head, config.sliding_window).begin;
   end_ = head.paged_tokens();
-  begin_ = std::min(end_, std::max(head.sink_tokens(), visible_));
+  const bool moved =
+      config.selector != nullptr && config.selector->fixed_distance() && head.finite();
+  far_queries_ = moved ? AtWindowEnd(*config.rope, head, g, queries) : std::vector<float>();
   state_.Reset(num_queries_, dim_);
   AddAlways();
   Select();
@@ -73,7 +95,16 @@ void HeadStep::AddAlways() {
       list.push_back(block.rows + static_cast<size_t>(i) * head_->memory_row_bytes());
     }
   };
-  add(head_->sinks());
+  if (far_queries_.empty()) {
+    add(head_->sinks());
+  } else {
+    const RowBlock sinks = head_->sinks();
+    add(sinks);
+    AddAtWindowEnd(
+        MemoryFormat(*head_), list, [&](size_t i) { return sinks.first + static_cast<int64_t>(i); },
+        far_queries_.data(), &state_);
+    list.clear();
+  }
   for (const RowBlock& block : head_->window()) add(block);
   const std::span<const uint8_t* const> rows(list);
   const size_t common = rows.size() - static_cast<size_t>(n_ - 1);
@@ -95,6 +126,7 @@ void HeadStep::AddNewest(int i, std::span<const uint8_t* const> rows) {
 void HeadStep::Select() {
   const int64_t n = end_ - begin_;
   const bool usable = head_->finite();
+  if (usable && config_.selector != nullptr) return TakeChosen();
   const ScoreSource source = config_.policy->score_source();
   index_ = !usable || source == ScoreSource::kNone ? nullptr
            : source == ScoreSource::kCodes         ? head_->codes()
@@ -123,6 +155,20 @@ void HeadStep::Select() {
     request.scores = index_ == nullptr ? nullptr : scores_.data() + static_cast<int64_t>(list) * n;
     request.always_lse = always_lse_.data() + list;
     config_.policy->Select(request, &ThreadScratch().selection, &selected_[list]);
+  }
+}
+
+void HeadStep::TakeChosen() {
+  index_ = nullptr;
+  per_head_ = config_.per_head && num_queries_ > 1;
+  use_code_logits_ = false;
+  selected_.resize(per_head_ ? static_cast<size_t>(num_queries_) : 1);
+  cursors_.assign(selected_.size(), 0);
+  for (size_t list = 0; list < selected_.size(); ++list) {
+    selected_[list].clear();
+    for (const int64_t position : config_.selector->chosen(kv_head_, static_cast<int>(list))) {
+      selected_[list].push_back(position - begin_);
+    }
   }
 }
 
@@ -236,9 +282,63 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
     }
     state->AddRowsWithLogits(format, rows, logits.data(), count);
   } else {
-    state->AddRows(format, rows, queries, scale_);
+    AddToState(list, rows, first, queries, state);
   }
   if (per_head_) state_.Merge(*state, 0, list);
+}
+
+void HeadStep::AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
+                          const float* queries, PartialAttention* state) {
+  const RowFormat format = PageFormat(head_->page_shape());
+  if (config_.selector != nullptr && config_.selector->adjusts_logits() && head_->finite()) {
+    AddAdjusted(list, rows, first, queries, state);
+  } else if (!far_queries_.empty()) {
+    const std::vector<int64_t>& tokens = selected_[static_cast<size_t>(list)];
+    AddAtWindowEnd(
+        format, rows, [&](size_t i) { return begin_ + tokens[first + i]; },
+        far_queries_.data() + (queries - queries_), state);
+  } else {
+    state->AddRows(format, rows, queries, scale_);
+  }
+}
+
+void HeadStep::AddAdjusted(int list, std::span<const uint8_t* const> rows, size_t first,
+                           const float* query, PartialAttention* state) {
+  const RowFormat format = PageFormat(head_->page_shape());
+  Scratch& scratch = ThreadScratch();
+  const auto count = static_cast<int64_t>(rows.size());
+  scratch.logits.resize(static_cast<size_t>(count + kRowBlock));
+  scratch.positions.clear();
+  for (int64_t begin = 0; begin < count; begin += kRowBlock) {
+    const RowBlockTask task{format, rows, begin, std::min(kRowBlock, count - begin), 1};
+    RowLogits(task, query, scale_, scratch.logits.data() + begin);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const size_t place = first + static_cast<size_t>(i);
+    scratch.positions.push_back(begin_ + selected_[static_cast<size_t>(list)][place]);
+  }
+  config_.selector->AdjustLogits(kv_head_, list, scratch.positions, scratch.logits.data());
+  state->AddRowsWithLogits(format, rows, scratch.logits.data(), count);
+}
+
+// Rows as if they were not rotated.
+void HeadStep::AddAtWindowEnd(const RowFormat& format, std::span<const uint8_t* const> rows,
+                              const std::function<int64_t(size_t)>& position, const float* queries,
+                              PartialAttention* state) {
+  Scratch& scratch = ThreadScratch();
+  const auto row_floats = static_cast<size_t>(2 * dim_);
+  scratch.far_rows.resize(rows.size() * row_floats);
+  scratch.far_pointers.clear();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    float* row = scratch.far_rows.data() + i * row_floats;
+    LoadRow(rows[i], dim_, format.dtype, row);
+    LoadRow(rows[i] + format.value_offset, dim_, format.dtype, row + dim_);
+    const int64_t back = -position(i);
+    config_.rope->Apply(1, &back, 1, dim_, row);
+    scratch.far_pointers.push_back(reinterpret_cast<const uint8_t*>(row));
+  }
+  const RowFormat floats{DType::kF32, dim_, static_cast<int64_t>(sizeof(float)) * dim_};
+  state->AddRows(floats, scratch.far_pointers, queries, scale_);
 }
 
 void HeadStep::AddTail(HeadStats* stats) {

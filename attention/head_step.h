@@ -11,11 +11,13 @@
 // so that it stays in the cache.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "attention/attention_stats.h"
+#include "attention/model/rope.h"
 #include "attention/partial_attention.h"
 #include "pqcache/cache/head_cache.h"
 #include "pqcache/policy/selection_policy.h"
@@ -33,7 +35,21 @@ struct HeadStepConfig {
   bool per_head = false;  // every query selects for itself, instead of all of them together
   TailMode tail = TailMode::kDrop;
   int64_t sliding_window = 0;  // of the model; 0: none
+  // Has chosen for this step, instead of the policy; null: the policy selects.
+  const LayerSelector* selector = nullptr;
+  const Rope* rope = nullptr;  // for a selector that changes distances
 };
+
+// Tokens that a step of the newest token may leave out: paged, no sinks, inside the sliding window.
+struct Candidates {
+  int64_t begin = 0, end = 0;
+};
+Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window);
+
+// queries [G, D] of the newest token as they were if the local window were as far away as it is
+// long from keys that are not rotated.
+std::vector<float> AtWindowEnd(const Rope& rope, const HeadCache& head, int g,
+                               const float* queries);
 
 class HeadStep {
  public:
@@ -60,11 +76,19 @@ class HeadStep {
   void AddAlways();
   void AddNewest(int i, std::span<const uint8_t* const> rows);
   void Select();
+  void TakeChosen();
   bool CanSelectBest() const;
   void SelectBest();
   void AddHeld();
   void CollectPages();
   void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first);
+  void AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
+                  const float* queries, PartialAttention* state);
+  void AddAdjusted(int list, std::span<const uint8_t* const> rows, size_t first, const float* query,
+                   PartialAttention* state);
+  void AddAtWindowEnd(const RowFormat& format, std::span<const uint8_t* const> rows,
+                      const std::function<int64_t(size_t)>& position, const float* queries,
+                      PartialAttention* state);
   void AddTail(HeadStats* stats);
   void Record(HeadStats* stats) const;
 
@@ -72,6 +96,8 @@ class HeadStep {
   const HeadCache* head_ = nullptr;
   const KeyIndex* index_ = nullptr;  // null: nothing is scored
   const float* queries_ = nullptr;
+  std::vector<float> far_queries_;  // for keys that are not rotated; empty without such
+  int kv_head_ = 0;
   int n_ = 0, num_queries_ = 0, dim_ = 0;  // N, N * G, D
   float scale_ = 0;
   bool per_head_ = false, use_code_logits_ = false;

@@ -63,9 +63,11 @@ class Tile {
             out_.data(), dim_);
   }
 
-  void Finish(float* out) const {
+  void Finish(float* out, float* lse) const {
     for (int64_t r = 0; r < rows_; ++r) {
-      const float factor = 1.0f / sum_[static_cast<size_t>(r)];
+      const auto i = static_cast<size_t>(r);
+      if (lse != nullptr) lse[QueryOffset(r) / dim_] = max_[i] + std::log(sum_[i]);
+      const float factor = 1.0f / sum_[i];
       const float* row = &out_[static_cast<size_t>(r * dim_)];
       float* target = out + QueryOffset(r);
       for (int64_t d = 0; d < dim_; ++d) target[d] = factor * row[d];
@@ -113,7 +115,7 @@ class Tile {
 
 // Tiles [first, last) of one KV head: every block of keys is read once for all of them.
 Status RunTiles(const PrefillParams& params, const AttentionInput& input, int64_t kv_head,
-                int64_t first, int64_t last, float* out) {
+                int64_t first, int64_t last, float* out, float* lse) {
   std::vector<Tile> tiles;
   for (int64_t t = first; t < last; ++t) {
     const int64_t begin = t * kPrefillTileTokens;
@@ -146,14 +148,14 @@ Status RunTiles(const PrefillParams& params, const AttentionInput& input, int64_
     add({past + begin, past + std::min(input.n, begin + kPrefillBlockKeys), input.keys + offset,
          input.values + offset, stride});
   }
-  for (const Tile& tile : tiles) tile.Finish(out);
+  for (const Tile& tile : tiles) tile.Finish(out, lse);
   return Status::Ok();
 }
 
 }  // namespace
 
 Status PrefillAttention(const PrefillParams& params, const AttentionInput& input, ThreadPool* pool,
-                        float* out) {
+                        float* out, float* lse) {
   const int64_t kv_heads = params.cache->options().kv_heads;
   const int64_t tiles = (input.n + kPrefillTileTokens - 1) / kPrefillTileTokens;
   // Few tasks read the past seldom, many keep every thread busy to the end.
@@ -163,7 +165,7 @@ Status PrefillAttention(const PrefillParams& params, const AttentionInput& input
     // The last tiles see the most keys; they go first, so that no worker is left with one.
     const int64_t part = parts - 1 - task / kv_heads;
     return RunTiles(params, input, task % kv_heads, part * tiles / parts,
-                    (part + 1) * tiles / parts, out);
+                    (part + 1) * tiles / parts, out, lse);
   });
 }
 

@@ -22,9 +22,10 @@ struct PrefillParams {
   int64_t sliding_window = 0;      // 0: none
 };
 
-// out [N, Hq, D]. Positions of `input` are consecutive and continue the cache. A key that is NaN
-// or infinite makes the outputs that attend to it NaN, as in plain attention.
+// out [N, Hq, D]; lse [N, Hq], unless it is null, the log-sum-exps of the logits. Positions of
+// `input` are consecutive and continue the cache. A key that is NaN or infinite makes the outputs
+// that attend to it NaN, as in plain attention.
 Status PrefillAttention(const PrefillParams& params, const AttentionInput& input, ThreadPool* pool,
-                        float* out);
+                        float* out, float* lse = nullptr);
 
 }  // namespace pqcache::attention

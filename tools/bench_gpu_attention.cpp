@@ -238,7 +238,6 @@ class GpuAttentionBench {
     PQCACHE_ASSIGN_OR_RETURN(const auto exact, Attention("exact", false));
     PQCACHE_ASSIGN_OR_RETURN(const auto shared, Attention("pq", false));
     PQCACHE_ASSIGN_OR_RETURN(const auto per_head, Attention("pq", true));
-    PQCACHE_ASSIGN_OR_RETURN(const auto recent, Attention("recent", false));
     PQCACHE_RETURN_IF_ERROR(Measure("exact", rows, text, [&](int l) {
       return exact->Step(l, queries, keys, keys, out, stream_);
     }));
@@ -247,9 +246,6 @@ class GpuAttentionBench {
     }));
     PQCACHE_RETURN_IF_ERROR(Measure("pq per head", rows, text, [&](int l) {
       return per_head->Step(l, queries, keys, keys, out, stream_);
-    }));
-    PQCACHE_RETURN_IF_ERROR(Measure("recent", rows, text, [&](int l) {
-      return recent->Step(l, queries, keys, keys, out, stream_);
     }));
     return Measure("selection", rows, text,
                    [&](int l) { return shared->Select(l, queries, stream_); });

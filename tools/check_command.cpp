@@ -75,6 +75,11 @@ class CheckCommand : public Command {
     }
     attention_.shadow = 1;
     PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
+    if (options_.policy->drops()) {
+      return Status::InvalidArgument("policy " + policy_ +
+                                     " drops tokens, and its steps cannot be judged by them; "
+                                     "expected another one, or pqcache eval");
+    }
     return Status::Ok();
   }
 
@@ -131,8 +136,10 @@ class CheckCommand : public Command {
     const attention::ModelSpec& spec = decoder.spec();
     const auto prompt = tokens.first(tokens.size() - static_cast<size_t>(last_));
     const auto compared = tokens.last(static_cast<size_t>(last_));
-    PQCACHE_ASSIGN_OR_RETURN(
-        const auto parent, attention::Session::Create(&decoder, kept, attention::ExactAttention()));
+    attention::CacheAttentionOptions exact_options = attention::ExactAttention();
+    exact_options.needs = options_.policy->prompt_needs();
+    PQCACHE_ASSIGN_OR_RETURN(const auto parent,
+                             attention::Session::Create(&decoder, kept, std::move(exact_options)));
     double prefill_deviation = 0;
     {
       ProgressBar bar("prefill");

@@ -112,8 +112,11 @@ class EvalCommand : public Command {
   }
 
   Status CheckContexts(int64_t limit) const {
+    const bool any_length = std::all_of(
+        policies_.begin(), policies_.end(),
+        [](const EvalPolicy& policy) { return policy.options.policy->bounds_distances(); });
     for (int64_t ctx : ctxs_) {
-      if (ctx >= 2 && ctx <= limit) continue;
+      if (ctx >= 2 && (ctx <= limit || any_length)) continue;
       return Status::InvalidArgument("--ctx is " + std::to_string(ctx) +
                                      ", expected 2 to the model's " + std::to_string(limit));
     }

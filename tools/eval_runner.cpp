@@ -48,7 +48,10 @@ Status EvalRunner::Open() {
 }
 
 Result<std::unique_ptr<attention::Session>> EvalRunner::StartSession() const {
-  return attention::Session::Create(decoder_, storage_, attention::ExactAttention());
+  attention::CacheAttentionOptions exact = attention::ExactAttention();
+  for (const EvalPolicy& policy : *policies_)
+    exact.needs.Add(policy.options.policy->prompt_needs());
+  return attention::Session::Create(decoder_, storage_, std::move(exact));
 }
 
 void EvalRunner::AddStats(const attention::Session& session, uint64_t store_bytes,
@@ -59,8 +62,8 @@ void EvalRunner::AddStats(const attention::Session& session, uint64_t store_byte
   const double steps = static_cast<double>(total.steps);
   result->attended += (total.always + total.selected) / steps;
   result->attended_context += static_cast<double>(session.tokens());
-  result->resident_bytes +=
-      static_cast<double>(session.cache().memory_bytes_for(source) + store_bytes);
+  const uint64_t pages = session.dropped() ? 0 : store_bytes;
+  result->resident_bytes += static_cast<double>(session.memory_bytes_for(source) + pages);
 }
 
 Status EvalRunner::RunSample(const TaskSample& sample, std::span<EvalResult> results,

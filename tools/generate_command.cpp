@@ -88,6 +88,14 @@ class GenerateCommand : public Command {
       tokens_.push_back(id);
     }
     PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
+    if (options_.policy->drops() && attention_.shadow > 0) {
+      return Status::InvalidArgument("policy " + policy_ +
+                                     " drops tokens, and --shadow cannot judge its steps by them");
+    }
+    if (!context_.empty() && !CanReopen()) {
+      return Status::InvalidArgument("policy " + policy_ +
+                                     " has to see the prompt run, a stored --context does not");
+    }
     return Status::Ok();
   }
 
@@ -102,6 +110,11 @@ class GenerateCommand : public Command {
     std::function<Status(std::vector<float>* logits)> prompt;
     std::function<Status(int64_t token, std::vector<float>* logits)> step;
   };
+
+  // A policy that has seen nothing of the prompt can continue it.
+  bool CanReopen() const {
+    return !options_.policy->drops() && !options_.policy->prompt_needs().any();
+  }
 
   Result<Report> RunOnCpu() {
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
@@ -211,7 +224,7 @@ class GenerateCommand : public Command {
       const ContextIdentity identity = attention::Session::IdentityFor(*decoder_, kept);
       std::optional<StoredCodes> codes;
       if (kept.codebooks != nullptr) codes = StoredCodesOf(kept.codebooks.get());
-      if (identity.page.layout == PageLayout::kKeyValue) {
+      if (identity.page.layout == PageLayout::kKeyValue && CanReopen()) {
         PQCACHE_RETURN_IF_ERROR(MatchPrefix(catalog, identity, codes, limit));
       }
       if (prefix_.has_value()) {
@@ -242,6 +255,7 @@ class GenerateCommand : public Command {
     if (tokens_.empty()) {
       return Status::InvalidArgument("the prompt has no tokens of its own, expected at least one");
     }
+    if (options_.policy->bounds_distances()) return Status::Ok();
     if (prompt_tokens > limit) {
       return Status::InvalidArgument("the prompt has " + std::to_string(prompt_tokens) +
                                      " tokens, " + std::to_string(prefix_tokens_.size()) +
@@ -291,7 +305,8 @@ class GenerateCommand : public Command {
 
   // Runs the prompt: exactly, or under the policy behind a stored context.
   Status RunPrompt(attention::ResumableSession* session, std::vector<float>* logits) {
-    if (!context_.empty()) return session->Ask(tokens_, logits);
+    const bool too_long = static_cast<int64_t>(tokens_.size()) > spec_->max_positions;
+    if (!context_.empty() || too_long) return session->Ask(tokens_, logits);
     ProgressBar bar("prefill");
     return session->Prefill(tokens_, 1, logits, [&](double done) { bar.Update(done); });
   }
@@ -358,8 +373,9 @@ class GenerateCommand : public Command {
     j.Set("unreachable_pages", static_cast<int64_t>(misses.unreachable_pages));
     j.Set("prefetched_pages", static_cast<int64_t>(stats.prefetched_pages));
     j.Set("peak_rss_bytes", PeakRssBytes());
-    j.Set("kv_bytes_full", session.cache().full_bytes());
-    j.Set("kv_bytes_resident", session.cache().memory_bytes() + stats.resident_bytes);
+    j.Set("kv_bytes_full", session.full_bytes());
+    const ScoreSource source = options_.policy->score_source();
+    j.Set("kv_bytes_resident", session.memory_bytes_for(source) + stats.resident_bytes);
     j.Set("kv_bytes_resident_peak", stats.peak_resident_bytes);
     return Finished(std::move(report));
   }

@@ -174,7 +174,8 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
   options.tail =
       tail == "estimate" && scores ? attention::TailMode::kEstimate : attention::TailMode::kDrop;
   options.dense_layers = static_cast<int>(dense_layers);
-  options.shadow_every = static_cast<int>(shadow);
+  // Where tokens are dropped, there is nothing to judge a step by.
+  options.shadow_every = options.policy->drops() ? 0 : static_cast<int>(shadow);
   if (options.policy->score_source() == ScoreSource::kCodes && codebooks.empty()) {
     return Status::InvalidArgument("policy " + policy +
                                    " needs --codebooks FILE; pqcache train makes one");

@@ -51,7 +51,8 @@ struct Decoder::Impl {
   ModelWeights weights;
   std::unique_ptr<Rope> rope;
 
-  Status CheckInput(std::span<const int64_t> tokens, std::span<const int64_t> positions) const;
+  Status CheckInput(std::span<const int64_t> tokens, std::span<const int64_t> positions,
+                    int64_t positions_end) const;
   Status ProjectHeads(const LayerWeights& w, std::span<const int64_t> positions,
                       Activations* a) const;
   Status Mlp(const LayerWeights& w, int64_t n, Activations* a) const;
@@ -60,7 +61,7 @@ struct Decoder::Impl {
 };
 
 Status Decoder::Impl::CheckInput(std::span<const int64_t> tokens,
-                                 std::span<const int64_t> positions) const {
+                                 std::span<const int64_t> positions, int64_t positions_end) const {
   PQCACHE_CHECK(tokens.size() == positions.size() && !tokens.empty(), "one position per token");
   for (int64_t token : tokens) {
     if (token < 0 || token >= spec.vocab) {
@@ -69,10 +70,10 @@ Status Decoder::Impl::CheckInput(std::span<const int64_t> tokens,
     }
   }
   for (int64_t position : positions) {
-    if (position < 0 || position >= spec.max_positions) {
+    if (position < 0 || position >= positions_end) {
       return Status::InvalidArgument("position " + std::to_string(position) +
                                      ", expected below the model's " +
-                                     std::to_string(spec.max_positions));
+                                     std::to_string(positions_end));
     }
   }
   return Status::Ok();
@@ -164,7 +165,9 @@ Status Decoder::Forward(std::span<const int64_t> tokens, std::span<const int64_t
                         AttentionBackend* attention, int64_t logit_rows,
                         std::vector<float>* logits) const {
   const ModelSpec& spec = impl_->spec;
-  PQCACHE_RETURN_IF_ERROR(impl_->CheckInput(tokens, positions));
+  constexpr int64_t kAnyPosition = int64_t{1} << 40;
+  const int64_t end = attention->bounds_distances() ? kAnyPosition : impl_->spec.max_positions;
+  PQCACHE_RETURN_IF_ERROR(impl_->CheckInput(tokens, positions, end));
   const int64_t n = static_cast<int64_t>(tokens.size());
   Activations a;
   a.hidden.resize(static_cast<size_t>(n * spec.hidden));

@@ -45,7 +45,9 @@ Status ResumableSession::Ask(std::span<const int64_t> tokens, std::vector<float>
   return Status::Ok();
 }
 
-const PageStore& ResumableSession::store() const { return *session_->cache().store(); }
+const PageStore& ResumableSession::store() const {
+  return memory_ == nullptr ? *options_.storage.store : *memory_;
+}
 
 std::map<std::string, uint64_t> ResumableSession::bytes_read() const {
   std::map<std::string, uint64_t> bytes = options_.storage.store->stats().bytes_read;
@@ -67,7 +69,7 @@ Status ResumableSession::Run(const std::function<Status(Session*)>& call) {
 }
 
 bool ResumableSession::IsMiss(const Status& status) const {
-  const bool miss = session_->cache().missed_page() || status.code() == StatusCode::kIoError;
+  const bool miss = session_->missed_page() || status.code() == StatusCode::kIoError;
   return !status.ok() && miss && options_.on_missing == OnMissing::kRecompute;
 }
 
@@ -76,7 +78,7 @@ Status ResumableSession::StartOver(const Status& why, bool in_memory) {
   ++recomputations_;
   if (in_memory || why.code() == StatusCode::kIoError) MoveToMemory();
   failed_ = Recompute();
-  const bool missed = session_ != nullptr && session_->cache().missed_page();
+  const bool missed = session_ != nullptr && session_->missed_page();
   const bool store_failed = missed || failed_.code() == StatusCode::kIoError;
   if (!failed_.ok() && store_failed && memory_ == nullptr) {
     MoveToMemory();

@@ -9,6 +9,7 @@ namespace {
 void FillFromModel(const ModelSpec& spec, CacheAttentionOptions* attention) {
   attention->heads = spec.heads;
   attention->sliding_window = spec.sliding_window;
+  attention->rope = std::make_shared<Rope>(spec.rope);
 }
 
 KvCacheOptions CacheOptions(const Decoder& decoder, const SessionStorage& storage) {
@@ -30,9 +31,12 @@ KvCacheOptions CacheOptions(const Decoder& decoder, const SessionStorage& storag
 
 }  // namespace
 
-Session::Session(const Decoder* decoder, std::unique_ptr<KvCache> cache,
-                 std::unique_ptr<CacheAttention> attention)
-    : decoder_(decoder), cache_(std::move(cache)), attention_(std::move(attention)) {}
+Session::Session(const Decoder* decoder)
+    : decoder_(decoder),
+      token_bytes_(2 *
+                   static_cast<uint64_t>(decoder->spec().layers * decoder->spec().kv_heads *
+                                         decoder->spec().head_dim) *
+                   DTypeSize(decoder->compute_dtype())) {}
 
 Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
                                                  const SessionStorage& storage,
@@ -46,13 +50,21 @@ Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
                                    ", expected at most the model's " +
                                    std::to_string(spec.max_positions) + " tokens");
   }
-  PQCACHE_ASSIGN_OR_RETURN(
-      auto cache, KvCache::Create(CacheOptions(*decoder, storage), storage.codebooks, storage.store,
-                                  decoder->pool()));
+  std::unique_ptr<Session> session(new Session(decoder));
+  PQCACHE_ASSIGN_OR_RETURN(session->cache_,
+                           KvCache::Create(CacheOptions(*decoder, storage), storage.codebooks,
+                                           storage.store, decoder->pool()));
   FillFromModel(spec, &attention);
+  if (attention.policy->drops()) {
+    session->dropping_ = attention;
+    attention.needs.Add(attention.policy->prompt_needs());
+    attention.policy = ExactAttention().policy;  // until the prompt has ended
+    attention.shadow_every = 0;
+    attention.budget = {};
+  }
   PQCACHE_ASSIGN_OR_RETURN(
-      auto backend, CacheAttention::Create(std::move(attention), cache.get(), decoder->pool()));
-  std::unique_ptr<Session> session(new Session(decoder, std::move(cache), std::move(backend)));
+      session->attention_,
+      CacheAttention::Create(std::move(attention), session->cache_.get(), decoder->pool()));
   if (prefix.has_value()) {
     session->tokens_ = prefix->tokens;
     PQCACHE_RETURN_IF_ERROR(session->cache_->BeginLoad(*std::move(prefix)));
@@ -68,6 +80,7 @@ ContextIdentity Session::IdentityFor(const Decoder& decoder, const SessionStorag
 Result<bool> Session::Save(const std::string& name, std::span<const int64_t> tokens,
                            std::optional<ContextManifest> replaced) {
   PQCACHE_RETURN_IF_ERROR(failed_);
+  if (dropped()) return Status::InvalidArgument("tokens were dropped, a stored context has all");
   const int layers = cache_->options().layers;
   PQCACHE_RETURN_IF_ERROR(cache_->WaitLayer(layers - 1));
   PQCACHE_ASSIGN_OR_RETURN(const auto save,
@@ -79,19 +92,51 @@ Result<bool> Session::Save(const std::string& name, std::span<const int64_t> tok
 }
 
 Result<std::unique_ptr<Session>> Session::Fork(CacheAttentionOptions attention) const {
+  if (dropped()) return Status::InvalidArgument("tokens were dropped, a fork needs all of them");
   PQCACHE_RETURN_IF_ERROR(cache_->WaitLayer(cache_->options().layers - 1));
-  const ContextId& own = cache_->options().context;
-  PQCACHE_ASSIGN_OR_RETURN(auto cache, cache_->Fork(NewContextId(own.tenant, own.model)));
   FillFromModel(decoder_->spec(), &attention);
-  PQCACHE_ASSIGN_OR_RETURN(
-      auto backend, CacheAttention::Create(std::move(attention), cache.get(), decoder_->pool()));
-  std::unique_ptr<Session> fork(new Session(decoder_, std::move(cache), std::move(backend)));
+  std::unique_ptr<Session> fork(new Session(decoder_));
   fork->tokens_ = tokens_;
+  if (attention.policy->drops()) {
+    PQCACHE_ASSIGN_OR_RETURN(
+        fork->retained_, RetainedAttention::Create(std::move(attention), *cache_,
+                                                   attention_->record().get(), decoder_->pool()));
+    return fork;
+  }
+  const ContextId& own = cache_->options().context;
+  PQCACHE_ASSIGN_OR_RETURN(fork->cache_, cache_->Fork(NewContextId(own.tenant, own.model)));
+  PQCACHE_ASSIGN_OR_RETURN(fork->attention_,
+                           CacheAttention::Create(std::move(attention), fork->cache_.get(),
+                                                  decoder_->pool(), attention_->record()));
   return fork;
+}
+
+Status Session::Drop() {
+  PQCACHE_RETURN_IF_ERROR(cache_->WaitLayer(cache_->options().layers - 1));
+  PQCACHE_ASSIGN_OR_RETURN(
+      retained_,
+      RetainedAttention::Create(*dropping_, *cache_, attention_->record().get(), decoder_->pool()));
+  attention_ = nullptr;
+  cache_ = nullptr;
+  return Status::Ok();
+}
+
+uint64_t Session::memory_bytes_for(ScoreSource source) const {
+  if (dropped()) return retained_->bytes();
+  return cache_->memory_bytes_for(source) + attention_->selector_bytes();
+}
+
+int64_t Session::MaxStepTokens() const {
+  return dropped() ? retained_->MaxStepTokens() : attention_->MaxStepTokens(tokens_);
 }
 
 Status Session::Prefill(std::span<const int64_t> tokens, int64_t logit_rows,
                         std::vector<float>* logits, const PrefillProgress& progress) {
+  if (dropped()) {
+    return Status::InvalidArgument("a second prompt after " + std::to_string(tokens_) +
+                                   " tokens of which some were dropped, expected further tokens "
+                                   "to run under the policy");
+  }
   attention_->set_prefill(true);
   // Pages without keys cannot serve the exact prefill of a later chunk: one chunk takes all.
   const bool keyless = cache_->options().page.layout == PageLayout::kValueOnly;
@@ -116,9 +161,10 @@ Status Session::Prefill(std::span<const int64_t> tokens, int64_t logit_rows,
 Status Session::Step(int64_t token, std::vector<float>* logits) { return Ask({&token, 1}, logits); }
 
 Status Session::Ask(std::span<const int64_t> tokens, std::vector<float>* logits) {
-  attention_->set_prefill(false);
+  if (dropping_.has_value() && !dropped()) PQCACHE_RETURN_IF_ERROR(Drop());
+  if (!dropped()) attention_->set_prefill(false);
   while (!tokens.empty()) {
-    const auto n = std::min(tokens.size(), static_cast<size_t>(attention_->MaxStepTokens(tokens_)));
+    const auto n = std::min(tokens.size(), static_cast<size_t>(MaxStepTokens()));
     const bool last = n == tokens.size();
     PQCACHE_RETURN_IF_ERROR(Run(tokens.first(n), last ? 1 : 0, logits));
     tokens = tokens.subspan(n);
@@ -131,10 +177,12 @@ Status Session::Run(std::span<const int64_t> tokens, int64_t logit_rows,
   PQCACHE_RETURN_IF_ERROR(failed_);
   std::vector<int64_t> positions(tokens.size());
   std::iota(positions.begin(), positions.end(), tokens_);
-  AttentionBackend* backend = wrapper_ != nullptr ? wrapper_ : attention_.get();
+  AttentionBackend* backend = wrapper_ != nullptr ? wrapper_
+                              : dropped()         ? static_cast<AttentionBackend*>(retained_.get())
+                                                  : attention_.get();
   const Status status = decoder_->Forward(tokens, positions, backend, logit_rows, logits);
   if (!status.ok()) {
-    if (cache_->missed_page() || cache_->tokens(0) != tokens_) failed_ = status;
+    if (dropped() || missed_page() || cache_->tokens(0) != tokens_) failed_ = status;
     return status;
   }
   tokens_ += static_cast<int64_t>(tokens.size());

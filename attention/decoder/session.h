@@ -13,6 +13,7 @@
 
 #include "attention/cache_attention.h"
 #include "attention/decoder/decoder.h"
+#include "attention/retained_attention.h"
 #include "pqcache/cache/context_save.h"
 #include "pqcache/cache/kv_cache.h"
 
@@ -47,7 +48,8 @@ class Session {
   // What a stored context must equal for a session of this kind.
   static ContextIdentity IdentityFor(const Decoder& decoder, const SessionStorage& storage);
   // A second sequence that continues this one under another policy. This session must not be a
-  // fork, must outlive it and must not run while the fork is made.
+  // fork, must outlive it and must not run while the fork is made. What the policy has to know of
+  // the prompt must have been among the needs of this session's options.
   Result<std::unique_ptr<Session>> Fork(CacheAttentionOptions attention) const;
 
   // Runs prompt tokens exactly, in chunks. Gives the logits of the last `logit_rows` of them
@@ -58,6 +60,8 @@ class Session {
   // ContextSave for errors; the session goes on in any case.
   Result<bool> Save(const std::string& name, std::span<const int64_t> tokens,
                     std::optional<ContextManifest> replaced = {});
+  // The first of the following two ends the prompt: a policy that drops tokens drops them then, and
+  // their pages with them.
   // Runs one token under the policy; logits [vocab] predict the next.
   Status Step(int64_t token, std::vector<float>* logits);
   // Runs a question about the tokens so far under the policy, in as few steps as
@@ -66,28 +70,41 @@ class Session {
   Status Ask(std::span<const int64_t> tokens, std::vector<float>* logits);
 
   int64_t tokens() const { return tokens_; }
+  // True once tokens were dropped: there is no cache then.
+  bool dropped() const { return retained_ != nullptr; }
   const KvCache& cache() const { return *cache_; }
-  const AttentionStats& stats() const { return attention_->stats(); }
+  bool missed_page() const { return !dropped() && cache_->missed_page(); }
+  const AttentionStats& stats() const {
+    return dropped() ? retained_->stats() : attention_->stats();
+  }
+  // Memory outside the store that a policy with this score source needs for this sequence.
+  uint64_t memory_bytes_for(ScoreSource source) const;
+  // Exact keys and values of all tokens so far, dropped or not.
+  uint64_t full_bytes() const { return static_cast<uint64_t>(tokens_) * token_bytes_; }
 
   // Put between decoder and attention from the next call on; `wrapper` calls attention() and is
   // borrowed. nullptr removes it.
   void set_wrapper(AttentionBackend* wrapper) { wrapper_ = wrapper; }
-  AttentionBackend* attention() { return attention_.get(); }
+  AttentionBackend* attention() { return attention_.get(); }  // null once tokens were dropped
 
   // Prompt tokens of one chunk.
   static constexpr int64_t kChunkTokens = 2048;
 
  private:
-  Session(const Decoder* decoder, std::unique_ptr<KvCache> cache,
-          std::unique_ptr<CacheAttention> attention);
+  explicit Session(const Decoder* decoder);
+  Status Drop();
+  int64_t MaxStepTokens() const;
   Status Run(std::span<const int64_t> tokens, int64_t logit_rows, std::vector<float>* logits);
 
   const Decoder* decoder_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<CacheAttention> attention_;
+  std::optional<CacheAttentionOptions> dropping_;  // of a policy that will drop tokens
+  std::unique_ptr<RetainedAttention> retained_;    // once it has; then the two above are null
   AttentionBackend* wrapper_ = nullptr;
   int64_t tokens_ = 0;
-  Status failed_;  // layers may disagree after a failure: every later call repeats it
+  uint64_t token_bytes_;  // exact keys and values of a token, all layers
+  Status failed_;         // layers may disagree after a failure: every later call repeats it
 };
 
 // The exact policy, for sessions that only prefill or that judge others.

@@ -49,12 +49,9 @@ Result<std::unique_ptr<GpuAttention>> GpuAttention::Create(GpuAttentionOptions o
   Choice choice = Choice::kBest;
   if (policy.attends_all()) {
     choice = Choice::kAll;
-  } else if (policy.score_source() == ScoreSource::kNone) {
-    choice = Choice::kNone;
   } else if (!policy.selects_best() || policy.codes_only() ||
              policy.score_source() != ScoreSource::kCodes) {
-    return Status::Unsupported(
-        "this policy has no GPU kernels; those that have: exact, recent, pq");
+    return Status::Unsupported("this policy has no GPU kernels; those that have: exact, pq");
   } else if (cache->codebooks(0) == nullptr) {
     return Status::InvalidArgument("the policy scores codes, but there are no codebooks");
   }

@@ -56,7 +56,7 @@ class GpuAttention {
   int max_selected() const { return max_selected_; }
 
  private:
-  enum class Choice { kAll, kNone, kBest };
+  enum class Choice { kAll, kBest };
 
   GpuAttention(GpuAttentionOptions options, GpuKvCache* cache, Choice choice);
   Status Allocate();

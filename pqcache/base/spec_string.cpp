@@ -32,6 +32,31 @@ Result<bool> SpecString::BoolOr(const std::string& key, bool fallback) const {
                                  "', expected true or false");
 }
 
+Result<double> SpecString::ShareOr(const std::string& key, double fallback) const {
+  const auto it = args.find(key);
+  if (it == args.end()) return fallback;
+  const std::string& text = it->second;
+  double value = 0;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool whole = error == std::errc() && rest == text.data() + text.size();
+  if (whole && value >= 0 && value <= 1) return value;
+  return Status::InvalidArgument(name + ":" + key + " is '" + text + "', expected 0 to 1");
+}
+
+Result<size_t> SpecString::ChoiceOr(const std::string& key,
+                                    std::span<const std::string_view> choices,
+                                    size_t fallback) const {
+  const auto it = args.find(key);
+  if (it == args.end()) return fallback;
+  std::string list;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (choices[i] == it->second) return i;
+    list += (i == 0 ? "" : ", ") + std::string(choices[i]);
+  }
+  return Status::InvalidArgument(name + ":" + key + " is '" + it->second +
+                                 "', expected one of: " + list);
+}
+
 std::string SpecString::StringOr(const std::string& key, std::string_view fallback) const {
   const auto it = args.find(key);
   return it == args.end() ? std::string(fallback) : it->second;

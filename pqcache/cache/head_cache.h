@@ -79,6 +79,7 @@ class HeadCache {
   // Sinks that are already in pages (the others are in the window): [0, sink_tokens()).
   int64_t sink_tokens() const;
   int64_t full_pages() const { return paged_tokens_ / options_.page.page_tokens; }
+  int local_window() const { return options_.local_window; }
   const PageShape& page_shape() const { return options_.page; }
   // Of rows in memory (sinks, window): K and V, whatever the page layout.
   size_t memory_row_bytes() const { return row_bytes_; }

@@ -13,10 +13,25 @@ constexpr PolicyEntry kPolicies[] = {
      CreatePqPolicy},
     {"flat", "top-k by exact inner products, keys held in memory", CreateFlatPolicy},
     {"exact", "every token: the reference", CreateExactPolicy},
-    {"recent", "sinks and local window only", CreateRecentPolicy},
+    {"quest", "pages by bounds of their keys", CreateQuestPolicy},
+    {"infllm", "blocks by the keys that their neighbours attended to", CreateInfLlmPolicy},
+    {"blocks", "KTransformers: blocks by rep=dynamic, mean, max, fixed or quest",
+     CreateBlocksPolicy},
+    {"magicpig", "a weighted sample by hashes of the keys", CreateMagicPigPolicy},
+    {"streaming", "StreamingLLM: keeps first and newest tokens, drops the rest",
+     CreateStreamingPolicy},
+    {"recent", "keeps the newest tokens, drops the rest", CreateRecentPolicy},
+    {"h2o", "keeps the newest tokens and those most attended to, drops the rest", CreateH2oPolicy},
+    {"snapkv", "keeps what the end of the prompt attended to, drops the rest", CreateSnapKvPolicy},
 };
 
 }  // namespace
+
+void PromptNeeds::Add(const PromptNeeds& other) {
+  all = all || other.all;
+  local = local || other.local;
+  last = std::max(last, other.last);
+}
 
 int64_t SelectionBudget::TokensFor(int64_t context) const {
   if (mass > 0) return -1;

@@ -2,8 +2,13 @@
 
 // Which of the middle tokens (neither sinks nor local window) a decode step attends to.
 //
-// A policy sees scores, never where they come from: codes, exact keys and GPU kernels are all
-// score sources. Policies are stateless and const; call them from any thread.
+// A policy is one of three kinds:
+//   - it selects by scores (Select), and never sees where they come from: codes, exact keys and GPU
+//     kernels are all score sources;
+//   - it selects by what it remembers of the keys (NewSelector): block summaries, hash tables;
+//   - it keeps some tokens and drops the others for good (NewRetention).
+// Policies are stateless and const; call them from any thread. What they remember is in the
+// objects that they make.
 //
 // Alphabet: G query heads that select together, N candidate tokens.
 
@@ -15,6 +20,8 @@
 
 #include "pqcache/base/spec_string.h"
 #include "pqcache/base/status.h"
+#include "pqcache/policy/layer_selector.h"
+#include "pqcache/policy/token_retention.h"
 
 namespace pqcache {
 
@@ -23,6 +30,16 @@ enum class ScoreSource {
   kNone,   // nothing: it selects by position alone
   kCodes,  // inner products with decoded product-quantisation codes
   kKeys,   // inner products with exact keys held in memory
+};
+
+// What a policy has to be told about how the tokens of the prompt attended to one another.
+struct PromptNeeds {
+  bool all = false;    // how much attention every token received from all of the prompt
+  bool local = false;  // the same when every token attends to its local window alone
+  int64_t last = 0;    // how much it received from the last so many tokens of the prompt
+
+  bool any() const { return all || local || last > 0; }
+  void Add(const PromptNeeds& other);
 };
 
 // How many tokens to select: at most one of the three is set; none selects nothing.
@@ -57,7 +74,7 @@ class SelectionPolicy {
  public:
   virtual ~SelectionPolicy() = default;
 
-  virtual ScoreSource score_source() const = 0;
+  virtual ScoreSource score_source() const { return ScoreSource::kNone; }
   // True: every token is attended, so the result is that of full attention.
   virtual bool attends_all() const { return false; }
   // True: logits of selected tokens come from the codes, too, and exact keys are not stored.
@@ -65,10 +82,29 @@ class SelectionPolicy {
   // True: with a budget of tokens it takes the best by score, so that whoever can find those
   // without a score for every candidate need not call Select.
   virtual bool selects_best() const { return false; }
+  // This layer attends to every token.
+  virtual bool dense(int /*layer*/) const { return false; }
+  virtual PromptNeeds prompt_needs() const { return {}; }
+
   // Candidates to attend to: ascending, unique, in [0, n). Deterministic; of equal scores the
-  // lower position wins.
-  virtual void Select(const SelectionRequest& request, SelectionScratch* scratch,
-                      std::vector<int64_t>* positions) const = 0;
+  // lower position wins. Not called where one of the following makes something.
+  virtual void Select(const SelectionRequest& /*request*/, SelectionScratch* /*scratch*/,
+                      std::vector<int64_t>* positions) const {
+    positions->clear();
+  }
+  // The memory of one layer of one sequence; null: the policy has none.
+  virtual std::unique_ptr<LayerSelector> NewSelector(const SelectorShape& /*shape*/) const {
+    return nullptr;
+  }
+  // The layer whose selection this one uses.
+  virtual int selecting_layer(int layer) const { return layer; }
+  // What one KV head of one sequence keeps; null: the policy drops nothing.
+  virtual std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& /*shape*/) const {
+    return nullptr;
+  }
+  virtual bool drops() const { return false; }
+  // True: however long the text, no two tokens that attend to one another are far apart.
+  virtual bool bounds_distances() const { return false; }
 };
 
 // One row of THE LIST in policies.cpp.

@@ -103,8 +103,8 @@ TEST(CacheAttentionSelection, SelectsTheBestTokensByCount) {
 }
 
 // Of many candidates the best are found by quantised scores and without one for each: the set may
-// differ at its end, where tokens matter least. Queries that select together share the step of their
-// tables, which rounds a little coarser.
+// differ at its end, where tokens matter least. Queries that select together share the step of
+// their tables, which rounds a little coarser.
 TEST(CacheAttentionSelection, OfManyTokensItFindsTheBestWithoutScoringAll) {
   const Layers layers = {RandomSequence(7, 6000, 4, 1, 32)};
   const Sequence& s = layers[0];

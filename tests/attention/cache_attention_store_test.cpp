@@ -155,7 +155,6 @@ TEST(CacheAttentionStore, OnlyPagesWithSelectedTokensAreReadOnceAStep) {
     EXPECT_LE(store.largest_batch, 128u);  // what is held at once has a bound
     return store.pages_read;
   };
-  EXPECT_TRUE(reads_of(SmallSplit("recent", {}), 16).empty());
   EXPECT_TRUE(reads_of(SmallSplit("flat", {.tokens = 0}), 16).empty());
 
   // 576 tokens are in pages; candidate 0 is token 4.

@@ -100,14 +100,14 @@ TEST(CacheAttention, EverySplitIntoSinksWindowAndPagesIsTheSame) {
         options.cache.n_sink = n_sink;
         options.cache.local_window = window;
         options.cache.page.page_tokens = page_tokens;
-        RigOptions third = options, recent = options;
+        RigOptions third = options, nothing = options;
         third.attention.policy = every_third;
-        recent.policy = "recent";
-        Rig all_rig(&layers, options), third_rig(&layers, third), recent_rig(&layers, recent);
-        for (Rig* rig : {&all_rig, &third_rig, &recent_rig}) rig->Prefill(0, 160);
+        nothing.attention.budget = {};
+        Rig all_rig(&layers, options), third_rig(&layers, third), none_rig(&layers, nothing);
+        for (Rig* rig : {&all_rig, &third_rig, &none_rig}) rig->Prefill(0, 160);
         for (int64_t t = 160; t < 330; ++t) {
           const auto all = all_rig.Decode(t), thirds = third_rig.Decode(t),
-                     none = recent_rig.Decode(t);
+                     none = none_rig.Decode(t);
           if (t % 41 != 0 && t < 325) continue;  // judging every step would take too long
           const Split split = all_rig.SplitAt(t);
           std::vector<int64_t> chosen;
@@ -222,7 +222,7 @@ TEST(CacheAttention, SlidingWindowsHideWhatTheModelDoesNotSee) {
 TEST(CacheAttention, DenseLayersAttendToEverything) {
   const Layers layers = {RandomSequence(11, 100, 4, 2, 32), RandomSequence(12, 100, 4, 2, 32),
                          RandomSequence(13, 100, 4, 2, 32)};
-  RigOptions options = Options("recent");
+  RigOptions options = Options("flat", {});
   options.attention.dense_layers = 2;
   Rig rig(&layers, options);
   rig.Prefill(0, 99);
@@ -279,11 +279,11 @@ TEST(CacheAttention, RefusesWhatTheCacheCannotServe) {
   EXPECT_OK(create("pq:codes_only", {.ratio = 0.5}, kDrop, PageLayout::kValueOnly, true));
   ExpectError(create("pq", {.tokens = 8}, kDrop, kRows, false), kInvalid, "codebooks");
   ExpectError(create("flat", {.tokens = 8}, kDrop, kRows, true), kInvalid, "exact keys");
-  for (const char* policy : {"pq", "exact", "recent"}) {
+  for (const char* policy : {"pq", "exact", "quest"}) {
     ExpectError(create(policy, {.tokens = 8}, kDrop, PageLayout::kValueOnly, true), kInvalid,
                 "pages hold no keys");
   }
-  ExpectError(create("recent", {}, TailMode::kEstimate, kRows, true), kInvalid, "tail=estimate");
+  ExpectError(create("exact", {}, TailMode::kEstimate, kRows, true), kInvalid, "tail=estimate");
   for (const SelectionBudget& budget :
        {SelectionBudget{.tokens = -1}, SelectionBudget{.ratio = -0.1},
         SelectionBudget{.ratio = 1.1}, SelectionBudget{.mass = -0.1},

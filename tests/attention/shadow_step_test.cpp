@@ -201,7 +201,7 @@ TEST(ShadowStep, StepsWithoutCandidatesArePerfect) {
 TEST(ShadowStep, APageThatOnlyTheJudgeReadsIsNamed) {
   const Layers layers = {RandomSequence(8, 120, 4, 2, 16)};
   FaultyStore store;
-  RigOptions options = Options("recent", {});
+  RigOptions options = Options("flat", {});
   options.store = &store;
   options.attention.shadow_every = 2;
   options.threads = 2;

@@ -248,7 +248,7 @@ TEST_P(GpuSelection, OutputsAreThoseOfTheSelectedRows) {
   const GpuWorld world(GetParam().world);
   const auto queries = ToDevice(world.queries);
   for (const bool per_head : {false, true}) {
-    for (const char* policy : {"pq", "exact", "recent"}) {
+    for (const char* policy : {"pq", "exact"}) {
       const std::string name(policy);
       const auto attention = Attention(world, policy, GetParam().budget, per_head);
       const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
@@ -485,9 +485,8 @@ TEST(GpuAttentionErrors, NameWhatThereIsNoKernelFor) {
   options.heads = world.heads();
   options.policy = *CreatePolicy("flat");
   options.budget = {.tokens = 5};
-  EXPECT_NE(
-      GpuAttention::Create(options, world.cache.get()).status().message().find("exact, recent"),
-      std::string::npos);
+  EXPECT_NE(GpuAttention::Create(options, world.cache.get()).status().message().find("exact, pq"),
+            std::string::npos);
   options.policy = *CreatePolicy("pq");
   options.budget = {.mass = 0.9};
   EXPECT_EQ(GpuAttention::Create(options, world.cache.get()).status().code(),

@@ -1,0 +1,47 @@
+#pragma once
+
+// What policies have to know about how the tokens of the prompt attended to one another (see
+// PromptNeeds): summed while the prompt runs, chunk by chunk. One thread at a time while it is
+// written; read by any number of sequences that continue the prompt.
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/prefill_attention.h"
+#include "pqcache/policy/selection_policy.h"
+
+namespace pqcache::attention {
+
+class PromptRecord {
+ public:
+  PromptRecord(const PromptNeeds& needs, int layers, int heads)
+      : needs_(needs), heads_(heads), layers_(static_cast<size_t>(layers)) {}
+
+  const PromptNeeds& needs() const { return needs_; }
+
+  // A chunk of the prompt has been attended exactly and is in the cache. lse: [N, Hq].
+  Status Add(const PrefillParams& params, const AttentionInput& input, const float* lse,
+             ThreadPool* pool);
+
+  // Of a layer whose prompt of `tokens` tokens is in params.cache, the attention that every token
+  // received, [Hq, tokens]. `needs` asks for one thing, which this record was made for.
+  Result<std::vector<float>> Received(const PrefillParams& params, const PromptNeeds& needs,
+                                      int layer, int64_t tokens, ThreadPool* pool) const;
+
+ private:
+  struct Layer {
+    int64_t tokens = 0;
+    std::vector<float> all, local;  // [Hq, tokens]
+    // Of the last tokens, at most needs.last.
+    std::vector<float> last_queries;  // [N, Hq, D]
+    std::vector<float> last_lse;      // [N, Hq]
+  };
+  void Widen(int64_t tokens, Layer* layer) const;
+  void KeepLast(const AttentionInput& input, int64_t dim, const float* lse, Layer* layer) const;
+
+  PromptNeeds needs_;
+  int heads_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace pqcache::attention

@@ -1,0 +1,203 @@
+#include "pqcache/policy/block_selector.h"
+
+#include <algorithm>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "pqcache/base/top_k.h"
+#include "pqcache/policy/block_summaries.h"
+
+namespace pqcache {
+namespace {
+
+class BlockSelector : public LayerSelector {
+ public:
+  BlockSelector(const BlockSettings& settings, const SelectorShape& shape)
+      : settings_(settings),
+        shape_(shape),
+        summaries_(static_cast<size_t>(shape.kv_heads),
+                   BlockSummaries(settings, shape.group, shape.dim)),
+        scores_(static_cast<size_t>(shape.kv_heads)),
+        choices_(static_cast<size_t>(shape.kv_heads * shape.group)) {}
+
+  void SetReceived(int head, const ReceivedAttention& received) override {
+    summaries_[static_cast<size_t>(head)].SetReceived(received);
+    prompt_ = received.tokens;
+  }
+  void Append(int head, int64_t n, const float* keys) override {
+    summaries_[static_cast<size_t>(head)].Append(n, keys);
+  }
+  int64_t tokens(int head) const override { return summaries_[static_cast<size_t>(head)].tokens(); }
+
+  void Score(int head, const float* queries, const SelectorStep& step) override {
+    if (!chooses()) return;
+    const Blocks blocks = BlocksOf(step);
+    const int64_t n = blocks.end - blocks.begin;
+    std::vector<float>& scores = scores_[static_cast<size_t>(head)];
+    scores.assign(static_cast<size_t>(shape_.group * n), 0.0f);
+    for (int g = 0; g < shape_.group; ++g) {
+      const BlockSummaries* summaries = SummariesFor(head, g);
+      if (summaries == nullptr) continue;
+      for (int64_t b = 0; b < n; ++b) {
+        scores[static_cast<size_t>(g * n + b)] =
+            summaries->Score(blocks.begin + b, g, queries + int64_t{g} * shape_.dim);
+      }
+    }
+  }
+
+  void Choose(const SelectorStep& step) override {
+    if (chooses()) {
+      const Blocks blocks = BlocksOf(step);
+      open_begin_ = blocks.end * settings_.block_tokens;
+      const std::vector<char> allowed = Preselected(blocks);
+      for (int head = 0; head < shape_.kv_heads; ++head) {
+        for (int list = 0; list < (per_query() ? shape_.group : 1); ++list) {
+          Choice& choice = ChoiceOf(head, list);
+          if (settings_.sharing == BlockSharing::kLayer && head > 0) {
+            choice.blocks = ChoiceOf(0, 0).blocks;
+          } else {
+            choice.blocks = Best(head, list, blocks, allowed, step);
+          }
+        }
+      }
+    }
+    ++steps_;
+    for (Choice& choice : choices_) Expand(step, &choice);
+  }
+
+  bool per_query() const override {
+    return settings_.sharing == BlockSharing::kEach && shape_.group > 1;
+  }
+  std::span<const int64_t> chosen(int head, int query) const override {
+    const int list = per_query() ? query : 0;
+    return choices_[static_cast<size_t>(head * shape_.group + list)].positions;
+  }
+  bool fixed_distance() const override { return settings_.fixed_distance; }
+  uint64_t bytes() const override {
+    uint64_t bytes = 0;
+    for (const BlockSummaries& head : summaries_) bytes += head.bytes();
+    return bytes;
+  }
+
+ private:
+  struct Choice {
+    std::vector<int64_t> blocks, positions;  // ascending
+  };
+  struct Blocks {
+    int64_t begin = 0, end = 0;
+  };
+
+  bool chooses() const { return steps_ % settings_.token_step == 0; }
+  Choice& ChoiceOf(int head, int list) {
+    return choices_[static_cast<size_t>(head * shape_.group + list)];
+  }
+  // Those with representatives that have candidates in them.
+  Blocks BlocksOf(const SelectorStep& step) const {
+    const int64_t last = (step.end + settings_.block_tokens - 1) / settings_.block_tokens;
+    Blocks blocks{step.begin / settings_.block_tokens, std::min(summaries_[0].blocks(), last)};
+    blocks.end = std::max(blocks.end, blocks.begin);
+    return blocks;
+  }
+
+  // KTransformers fills representatives of smallest and largest for as many of its query heads as
+  // there are KV heads, and leaves the others at zero.
+  const BlockSummaries* SummariesFor(int head, int g) const {
+    if (!settings_.released || settings_.keys != BlockKeys::kMinMax) {
+      return &summaries_[static_cast<size_t>(head)];
+    }
+    const int query_head = head * shape_.group + g;
+    return query_head < shape_.kv_heads ? &summaries_[static_cast<size_t>(query_head)] : nullptr;
+  }
+
+  std::vector<char> Preselected(const Blocks& blocks) const {
+    const auto n = static_cast<size_t>(blocks.end - blocks.begin);
+    if (settings_.preselect == 0 || n == 0) return std::vector<char>(n, 1);
+    std::vector<float> importance(n, 0.0f);
+    for (size_t b = 0; b < n; ++b) {
+      const int64_t block = blocks.begin + static_cast<int64_t>(b);
+      for (const BlockSummaries& head : summaries_) importance[b] += head.Importance(block);
+    }
+    // What was generated has no importance yet and stays.
+    const int64_t of_prompt = std::clamp<int64_t>(prompt_ / settings_.block_tokens - blocks.begin,
+                                                  0, std::ssize(importance));
+    std::vector<int32_t> scratch;
+    std::vector<int64_t> best;
+    SelectTopK(importance.data(), of_prompt, settings_.preselect, &scratch, &best);
+    std::vector<char> allowed(n, 1);
+    std::fill_n(allowed.begin(), of_prompt, 0);
+    for (const int64_t b : best) allowed[static_cast<size_t>(b)] = 1;
+    return allowed;
+  }
+
+  // Score of a block for a list.
+  float Joined(int head, int list, int64_t b, int64_t n) const {
+    const std::vector<float>& scores = scores_[static_cast<size_t>(head)];
+    float joined = scores[static_cast<size_t>((per_query() ? list : 0) * n + b)];
+    if (settings_.sharing == BlockSharing::kEach) return joined;
+    for (int g = 1; g < shape_.group; ++g) {
+      const float score = scores[static_cast<size_t>(g * n + b)];
+      joined = settings_.sharing == BlockSharing::kMax ? std::max(joined, score) : joined + score;
+    }
+    return joined;
+  }
+
+  std::vector<int64_t> Best(int head, int list, const Blocks& blocks,
+                            const std::vector<char>& allowed, const SelectorStep& step) const {
+    const int64_t n = blocks.end - blocks.begin;
+    std::vector<float> joined;
+    std::vector<int64_t> which;
+    for (int64_t b = 0; b < n; ++b) {
+      if (allowed[static_cast<size_t>(b)] == 0) continue;
+      float score = Joined(head, list, b, n);
+      if (settings_.sharing == BlockSharing::kLayer) {
+        for (int h = 1; h < shape_.kv_heads; ++h) score += Joined(h, 0, b, n);
+      }
+      joined.push_back(score);
+      which.push_back(blocks.begin + b);
+    }
+    const int64_t wanted =
+        std::max(settings_.min_blocks, (step.tokens - OpenTokens(step)) / settings_.block_tokens);
+    std::vector<int32_t> scratch;
+    std::vector<int64_t> best;
+    SelectTopK(joined.data(), std::ssize(joined), wanted, &scratch, &best);
+    for (int64_t& b : best) b = which[static_cast<size_t>(b)];
+    return best;
+  }
+
+  // Candidates behind the blocks that could be chosen, which are attended to always.
+  int64_t OpenTokens(const SelectorStep& step) const {
+    return std::max<int64_t>(0, step.end - std::max(open_begin_, step.begin));
+  }
+
+  void Expand(const SelectorStep& step, Choice* choice) const {
+    choice->positions.clear();
+    const auto add = [&](int64_t begin, int64_t end) {
+      for (int64_t t = std::max(begin, step.begin); t < std::min(end, step.end); ++t) {
+        choice->positions.push_back(t);
+      }
+    };
+    for (const int64_t block : choice->blocks) {
+      add(block * settings_.block_tokens, (block + 1) * settings_.block_tokens);
+    }
+    add(step.end - OpenTokens(step), step.end);
+  }
+
+  BlockSettings settings_;
+  SelectorShape shape_;
+  std::vector<BlockSummaries> summaries_;   // [Hkv]
+  std::vector<std::vector<float>> scores_;  // [Hkv][G, blocks]
+  std::vector<Choice> choices_;             // [Hkv, G]
+  int64_t prompt_ = 0;                      // tokens of which attention is known
+  int64_t open_begin_ = 0;                  // first token behind the blocks of the last choice
+  int64_t steps_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<LayerSelector> CreateBlockSelector(const BlockSettings& settings,
+                                                   const SelectorShape& shape) {
+  return std::make_unique<BlockSelector>(settings, shape);
+}
+
+}  // namespace pqcache
