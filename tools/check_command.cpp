@@ -10,7 +10,7 @@
 #include "pqcache/base/log.h"
 #include "storage/stores.h"
 #include "tools/commands.h"
-#include "tools/eval_tasks.h"
+#include "tools/eval/generated_tasks.h"
 #include "tools/model_flags.h"
 
 namespace pqcache::tools {
@@ -122,11 +122,13 @@ class CheckCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(const TaskEntry* entry, FindTask(task_));
     PQCACHE_ASSIGN_OR_RETURN(const auto haystack, LoadHaystack(haystack_, ctx_, tokenizer));
     Random random(static_cast<uint64_t>(model_.seed));
-    PQCACHE_ASSIGN_OR_RETURN(const TaskSample sample,
-                             entry->generate({&tokenizer, haystack, ctx_, 0.5, &random}));
+    PQCACHE_ASSIGN_OR_RETURN(const EvalSample sample,
+                             entry->generate({&tokenizer, haystack, ctx_, 0.5, 1, &random}));
+    const EvalQuestion& question = sample.questions.front();
     std::vector<int64_t> tokens = sample.context;
-    tokens.insert(tokens.end(), sample.question.begin(), sample.question.end());
-    PQCACHE_ASSIGN_OR_RETURN(const auto answer, tokenizer.Encode(sample.answer, false));
+    tokens.insert(tokens.end(), question.tokens.begin(), question.tokens.end());
+    PQCACHE_ASSIGN_OR_RETURN(const auto answer,
+                             tokenizer.Encode(question.references.answers.front(), false));
     tokens.insert(tokens.end(), answer.begin(), answer.end());
     return tokens;
   }

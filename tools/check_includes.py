@@ -31,7 +31,11 @@ RULES = {
                         ["ATen/", "c10/", "omp.h", "torch/version.h"]),
     "attention/decoder": (["pqcache", "attention", "attention/model", "attention/torch"], []),
     "attention": (["pqcache", "attention/model"], []),
-    "tools": (["pqcache", "attention", "storage", "train"], ["CLI/"]),
+    "tools": (["pqcache", "attention", "storage", "train", "tools/eval", "tools/report"],
+              ["CLI/"]),
+    "tools/eval": (["pqcache", "attention", "attention/decoder", "attention/tokenizer", "storage",
+                    "tools"], []),
+    "tools/report": (["pqcache/base"], []),
     "tests": (["pqcache", "attention", "storage", "train", "tools"],
               ["gtest/", "gmock/", "faiss/", "rocksdb/", "omp.h", "xxhash.h"]),
 }

@@ -12,6 +12,7 @@ std::unique_ptr<Command> CreateTrainCommand();
 std::unique_ptr<Command> CreateGenerateCommand();
 std::unique_ptr<Command> CreateCheckCommand();
 std::unique_ptr<Command> CreateEvalCommand();
+std::unique_ptr<Command> CreateReportCommand();
 std::unique_ptr<Command> CreateTokenizeCommand();
 std::unique_ptr<Command> CreateDetokenizeCommand();
 std::unique_ptr<Command> CreateContextSaveCommand();

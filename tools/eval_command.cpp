@@ -1,65 +1,97 @@
-// pqcache eval: perplexity and generated retrieval tasks, the same samples for every policy.
-
-#include <sys/stat.h>
+// pqcache eval: perplexity, generated retrieval tasks and files of benchmarks, the same samples for
+// every policy and budget.
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 
-#include "pqcache/base/file_io.h"
 #include "pqcache/base/log.h"
 #include "pqcache/base/spec_string.h"
 #include "tools/commands.h"
-#include "tools/eval_runner.h"
+#include "tools/eval/file_tasks.h"
+#include "tools/eval/generated_tasks.h"
+#include "tools/eval/prediction_log.h"
+#include "tools/eval/runner.h"
 
 namespace pqcache::tools {
 namespace {
 
 constexpr std::string_view kPerplexity = "ppl";
 
-std::string Fixed(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.2f", value);
-  return text;
+std::string TaskHelp() {
+  std::string help = "ppl: perplexity of texts";
+  for (const TaskEntry& entry : GeneratedTasks()) {
+    help += "; " + std::string(entry.name) + ": " + std::string(entry.help);
+  }
+  for (const FileTaskEntry& entry : FileTasks()) {
+    help += "; " + std::string(entry.name) + ": " + std::string(entry.help);
+  }
+  return "tasks, repeatable or separated by commas. " + help;
+}
+
+// A task of a specification may have commas of its own: "a,b" is two, "a:x=1,y=2" is one.
+std::vector<std::string> SplitTasks(const std::vector<std::string>& texts) {
+  std::vector<std::string> tasks;
+  for (const std::string& text : texts) {
+    if (text.find(':') != std::string::npos) {
+      tasks.push_back(text);
+      continue;
+    }
+    for (size_t begin = 0; begin <= text.size();) {
+      const size_t end = std::min(text.find(',', begin), text.size());
+      tasks.push_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  return tasks;
+}
+
+// The question known before the context is compressed: it ends the prompt, but for its last token.
+void MakeQueryAware(EvalSample* sample) {
+  std::vector<int64_t>& question = sample->questions.front().tokens;
+  if (question.size() < 2) return;
+  sample->context.insert(sample->context.end(), question.begin(), question.end() - 1);
+  question.erase(question.begin(), question.end() - 1);
 }
 
 class EvalCommand : public Command {
  public:
   void Declare(Flags* flags) override {
-    std::string help = "tasks: ppl";
-    for (const TaskEntry& entry : GeneratedTasks()) help += ", " + std::string(entry.name);
     model_.Declare(flags);
     attention_.Declare(flags);
     flags->Count(
         "--shadow", &attention_.shadow,
-        "judge every n-th step against exact attention; adds recall, mass and output_error "
-        "to the JSON");
-    flags->Texts("--task", &tasks_, help);
+        "judge every n-th step against exact attention; adds recall, mass and output_error");
+    flags->Specs("--task", &task_texts_, TaskHelp());
     flags->Specs("--policy", &policy_names_, PolicyHelp() + " (repeatable; default: exact and pq)");
+    flags->Texts("--budgets", &budget_texts_,
+                 "shares of the context, instead of --attn-ratio: every policy runs with each");
     flags->Texts("--ctx", &ctx_texts_, "context lengths");
     flags->Texts("--depths", &depth_texts_, "percent; default: samples spread over all depths");
-    flags->Count("--num-samples", &num_samples_, "samples of a task (with --depths: at each)");
+    flags->Count("--num-samples", &num_samples_,
+                 "samples of a task (with --depths: at each; of a file: at most, 0: all)");
+    flags->Count("--turns", &turns_, "questions about each generated context, one after the other");
+    flags->Switch("--query-aware", &query_aware_,
+                  "the first question ends the prompt instead of coming after it");
     flags->Text("--haystack", &haystack_, "text file to hide facts in; default: noise sentences");
+    flags->Text("--data-file", &data_file_, "samples of a task that is read from a file");
     flags->Specs("-f,--file", &files_, "text of the ppl task (repeatable)");
     flags->Count("--windows", &windows_, "ppl: consecutive windows of every file");
     flags->Count("--offset", &offset_, "ppl: first token of the first window");
     flags->Count("--last", &last_,
                  "ppl: score only the last so many tokens (0: all but the first)");
-    flags->Text("-o,--output", &output_, "folder for predictions.jsonl, metrics.json, config.json");
+    flags->Switch("--step-exact", &step_exact_,
+                  "ppl: exact attention decodes token by token, too, and is timed");
+    flags->Text("-o,--output", &output_,
+                "folder for predictions.jsonl, metrics.json, config.json; an interrupted run of "
+                "the same flags goes on");
+    flags->Switch("--overwrite", &overwrite_, "begin anew in a folder that holds another run");
   }
 
   Status Prepare() override {
     PQCACHE_RETURN_IF_ERROR(model_.Prepare());
     PQCACHE_RETURN_IF_ERROR(attention_.Prepare());
-    if (tasks_.empty()) return Status::InvalidArgument("--task is absent");
-    for (const std::string& task : tasks_) PQCACHE_RETURN_IF_ERROR(CheckTask(task));
-    if (policy_names_.empty()) policy_names_ = {"exact", "pq"};
-    for (const std::string& name : policy_names_) {
-      PQCACHE_ASSIGN_OR_RETURN(auto options, attention_.OptionsFor(name));
-      policies_.push_back({name, std::move(options)});
-    }
+    PQCACHE_RETURN_IF_ERROR(PrepareTasks());
+    PQCACHE_RETURN_IF_ERROR(PreparePolicies());
     if (ctx_texts_.empty()) ctx_texts_ = {"4096"};
     for (const std::string& text : ctx_texts_) {
       PQCACHE_ASSIGN_OR_RETURN(const int64_t ctx, ParseCount(text, "--ctx"));
@@ -72,33 +104,29 @@ class EvalCommand : public Command {
       }
       depths_.push_back(static_cast<double>(depth) / 100);
     }
-    if (num_samples_ < 1 || windows_ < 1 || windows_ > 1 << 20) {
-      return Status::InvalidArgument("--num-samples is " + std::to_string(num_samples_) +
-                                     ", --windows is " + std::to_string(windows_) +
-                                     ", expected 1 or more, and at most 1M windows");
-    }
-    return Status::Ok();
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--windows", windows_, 1, 1 << 20));
+    PQCACHE_RETURN_IF_ERROR(CheckRange("--num-samples", num_samples_, 0, 1 << 30));
+    return CheckRange("--turns", turns_, 1, 64);
   }
 
   Result<Report> Run(bool) override {
-    if (!output_.empty() && ::mkdir(output_.c_str(), 0755) != 0 && errno != EEXIST) {
-      return Status::IoError(output_ + ": cannot make the folder: " + std::strerror(errno));
-    }
+    PQCACHE_ASSIGN_OR_RETURN(log_, PredictionLog::Open(output_, Config(), overwrite_));
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
     PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
-    EvalRunner runner(model.decoder.get(), &tokenizer, &attention_, &policies_);
+    EvalRunner runner(model.decoder.get(), &tokenizer, &attention_, &policies_, step_exact_);
     PQCACHE_RETURN_IF_ERROR(runner.Open());
     PQCACHE_RETURN_IF_ERROR(CheckContexts(model.decoder->spec().max_positions));
-    for (int64_t ctx : ctxs_) {
+    for (const int64_t ctx : ctxs_) {
       for (const std::string& task : tasks_) {
-        PQCACHE_RETURN_IF_ERROR(task == kPerplexity ? RunPerplexity(ctx, tokenizer, &runner)
-                                                    : RunTask(task, ctx, tokenizer, &runner));
+        PQCACHE_RETURN_IF_ERROR(RunTask(task, ctx, tokenizer, &runner));
       }
     }
-    Report report = MakeReport();
-    if (output_.empty()) return report;
+    Report report;
+    Json rows = SummariseResults(log_->results());
+    report.text = ResultTable(rows);
+    report.json.Set("results", std::move(rows)).Set("peak_rss_bytes", PeakRssBytes());
     // The results are not lost with the folder.
-    if (const Status written = WriteFolder(report.json); !written.ok()) {
+    if (const Status written = log_->Finish(report.json); !written.ok()) {
       Log(LogLevel::kWarning, written.message());
       report.passed = false;
     }
@@ -106,16 +134,63 @@ class EvalCommand : public Command {
   }
 
  private:
-  Status CheckTask(const std::string& task) const {
-    if (task != kPerplexity) return FindTask(task).status();
-    return files_.empty() ? Status::InvalidArgument("task ppl needs -f FILE") : Status::Ok();
+  Status PrepareTasks() {
+    tasks_ = SplitTasks(task_texts_);
+    if (tasks_.empty()) return Status::InvalidArgument("--task is absent");
+    for (const std::string& task : tasks_) {
+      PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
+      if (task == kPerplexity) {
+        if (files_.empty()) return Status::InvalidArgument("task ppl needs -f FILE");
+      } else if (FindFileTask(spec.name) != nullptr) {
+        if (data_file_.empty()) {
+          return Status::InvalidArgument("task " + spec.name + " needs --data-file FILE");
+        }
+        if (turns_ > 1) {
+          return Status::InvalidArgument("--turns is for generated tasks, and the task is " + task);
+        }
+      } else if (const auto generated = FindTask(task); !generated.ok()) {
+        std::string known(kPerplexity);
+        for (const FileTaskEntry& entry : FileTasks()) known += ", " + std::string(entry.name);
+        return Status::InvalidArgument(generated.status().message() + ", " + known);
+      }
+    }
+    return Status::Ok();
+  }
+
+  Status PreparePolicies() {
+    if (policy_names_.empty()) policy_names_ = {"exact", "pq"};
+    std::vector<double> budgets;
+    for (const std::string& text : budget_texts_) {
+      SpecString spec{"--budgets", {{"share", text}}};
+      PQCACHE_ASSIGN_OR_RETURN(const double budget, spec.ShareOr("share", 0));
+      budgets.push_back(budget);
+    }
+    if (!budgets.empty() &&
+        (attention_.ratio != -1 || attention_.mass != -1 || attention_.top_k != -1)) {
+      return Status::InvalidArgument(
+          "--budgets and one of --attn-top-k, --attn-ratio and --attn-mass are given, expected "
+          "one");
+    }
+    for (const std::string& name : policy_names_) {
+      PQCACHE_ASSIGN_OR_RETURN(const auto options, attention_.OptionsFor(name));
+      if (budgets.empty() || !options.policy->uses_budget()) {
+        policies_.push_back({name, -1, options});
+        continue;
+      }
+      for (const double budget : budgets) {
+        EvalPolicy policy{name, budget, options};
+        policy.options.budget = {.ratio = budget};
+        policies_.push_back(std::move(policy));
+      }
+    }
+    return Status::Ok();
   }
 
   Status CheckContexts(int64_t limit) const {
     const bool any_length = std::all_of(
         policies_.begin(), policies_.end(),
         [](const EvalPolicy& policy) { return policy.options.policy->bounds_distances(); });
-    for (int64_t ctx : ctxs_) {
+    for (const int64_t ctx : ctxs_) {
       if (ctx >= 2 && (ctx <= limit || any_length)) continue;
       return Status::InvalidArgument("--ctx is " + std::to_string(ctx) +
                                      ", expected 2 to the model's " + std::to_string(limit));
@@ -123,18 +198,35 @@ class EvalCommand : public Command {
     return Status::Ok();
   }
 
-  // One result per policy, appended; the caller fills them.
-  std::span<EvalResult> NewResults(const std::string& task, int64_t ctx, double depth) {
-    const size_t first = results_.size();
+  // Policies that have not answered this sample yet; `add` gets their results into the log.
+  struct Pending {
+    std::vector<const EvalPolicy*> policies;
+    EvalRunner::Sink add;
+  };
+  Pending PendingFor(const SampleKey& key) {
+    Pending pending;
+    const auto complete = [key](const EvalPolicy& policy) {
+      SampleKey whole = key;
+      whole.policy = policy.name;
+      whole.budget = policy.budget;
+      return whole;
+    };
     for (const EvalPolicy& policy : policies_) {
-      EvalResult result;
-      result.task = task;
-      result.policy = policy.name;
-      result.ctx = ctx;
-      result.depth = depth;
-      results_.push_back(result);
+      if (!log_->Has(complete(policy))) pending.policies.push_back(&policy);
     }
-    return std::span(results_).subspan(first);
+    pending.add = [this, complete](const EvalPolicy& policy, SampleResult result) {
+      result.key = complete(policy);
+      return log_->Add(std::move(result));
+    };
+    return pending;
+  }
+
+  Status RunTask(const std::string& task, int64_t ctx, const attention::Tokenizer& tokenizer,
+                 EvalRunner* runner) {
+    if (task == kPerplexity) return RunPerplexity(ctx, tokenizer, runner);
+    PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
+    if (FindFileTask(spec.name) != nullptr) return RunFile(task, spec, ctx, tokenizer, runner);
+    return RunGenerated(task, ctx, tokenizer, runner);
   }
 
   Status RunPerplexity(int64_t ctx, const attention::Tokenizer& tokenizer, EvalRunner* runner) {
@@ -143,9 +235,8 @@ class EvalCommand : public Command {
       return Status::InvalidArgument("--last is " + std::to_string(last_) +
                                      ", expected less than --ctx " + std::to_string(ctx));
     }
-    const std::span<EvalResult> results = NewResults(std::string(kPerplexity), ctx, -1);
     ProgressBar bar("ppl");
-    double done = 0;
+    SampleKey key{std::string(kPerplexity), ctx, -1, 0, "", -1};
     for (const std::string& path : files_) {
       PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
       PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> tokens, tokenizer.Encode(text, false));
@@ -155,32 +246,41 @@ class EvalCommand : public Command {
                                        " tokens, expected at least " + std::to_string(needed) +
                                        " for --offset, --windows and --ctx");
       }
-      for (int64_t w = 0; w < windows_; ++w) {
+      for (int64_t w = 0; w < windows_; ++w, ++key.sample) {
         const auto window = std::span(tokens).subspan(static_cast<size_t>(offset_ + w * ctx),
                                                       static_cast<size_t>(ctx));
-        PQCACHE_RETURN_IF_ERROR(runner->RunWindow(window, scored, results));
-        done += 1;
-        bar.Update(done / static_cast<double>(windows_ * static_cast<int64_t>(files_.size())));
+        const Pending pending = PendingFor(key);
+        PQCACHE_RETURN_IF_ERROR(runner->RunWindow(window, scored, pending.policies, pending.add));
+        bar.Update(static_cast<double>(key.sample + 1) /
+                   static_cast<double>(windows_ * std::ssize(files_)));
       }
     }
     return Status::Ok();
   }
 
-  Status RunTask(const std::string& task, int64_t ctx, const attention::Tokenizer& tokenizer,
-                 EvalRunner* runner) {
+  Status RunSample(EvalSample sample, const Pending& pending, EvalRunner* runner) const {
+    if (query_aware_) MakeQueryAware(&sample);
+    return runner->RunSample(sample, pending.policies, pending.add);
+  }
+
+  Status RunGenerated(const std::string& task, int64_t ctx, const attention::Tokenizer& tokenizer,
+                      EvalRunner* runner) {
     PQCACHE_ASSIGN_OR_RETURN(const TaskEntry* entry, FindTask(task));
     PQCACHE_ASSIGN_OR_RETURN(const auto haystack, LoadHaystack(haystack_, ctx, tokenizer));
-    Random random(MixSeed(static_cast<uint64_t>(model_.seed), static_cast<uint64_t>(ctx)));
-    TaskRequest request{&tokenizer, haystack, ctx, 0, &random};
     const std::vector<double> groups = depths_.empty() ? std::vector<double>{-1} : depths_;
+    const auto n = static_cast<double>(num_samples_);
     ProgressBar bar(task);
+    uint64_t stream = 0;  // every sample has its own, whatever else runs
     for (size_t g = 0; g < groups.size(); ++g) {
-      const std::span<EvalResult> results = NewResults(task, ctx, groups[g]);
-      for (int64_t i = 0; i < num_samples_; ++i) {
-        const double n = static_cast<double>(num_samples_);
+      for (int64_t i = 0; i < num_samples_; ++i, ++stream) {
+        Random random(MixSeed(MixSeed(static_cast<uint64_t>(model_.seed), stream),
+                              static_cast<uint64_t>(ctx)));
+        const Pending pending = PendingFor({task, ctx, groups[g], i, "", -1});
+        if (pending.policies.empty()) continue;
+        TaskRequest request{&tokenizer, haystack, ctx, 0, static_cast<int>(turns_), &random};
         request.depth = groups[g] >= 0 ? groups[g] : (static_cast<double>(i) + 0.5) / n;
-        PQCACHE_ASSIGN_OR_RETURN(const TaskSample sample, entry->generate(request));
-        PQCACHE_RETURN_IF_ERROR(runner->RunSample(sample, results, &predictions_));
+        PQCACHE_ASSIGN_OR_RETURN(EvalSample sample, entry->generate(request));
+        PQCACHE_RETURN_IF_ERROR(RunSample(std::move(sample), pending, runner));
         bar.Update((static_cast<double>(g) + (static_cast<double>(i) + 1) / n) /
                    static_cast<double>(groups.size()));
       }
@@ -188,40 +288,24 @@ class EvalCommand : public Command {
     return Status::Ok();
   }
 
-  Report MakeReport() const {
-    Report report;
-    Json rows = Json::Array();
-    char line[256];
-    std::snprintf(line, sizeof(line), "%-13s %-15s %7s %6s %7s %9s %9s %10s\n", "task", "policy",
-                  "ctx", "depth", "samples", "score/ppl", "ms/token", "attended");
-    report.text = line;
-    for (const EvalResult& r : results_) {
-      Json row = r.ToJson();
-      const Json* value = row.Find(r.is_ppl ? "ppl" : "score");
-      const Json* tpot = row.Find("tpot_ms");
-      const std::string step = tpot->is_null() ? "-" : Fixed(tpot->AsDouble());
-      const std::string depth =
-          r.depth < 0 ? "all" : std::to_string(std::lround(r.depth * 100)) + " %";
-      std::snprintf(line, sizeof(line), "%-13s %-15s %7ld %6s %7ld %9.3f %9s %8.2f %%\n",
-                    r.task.c_str(), r.policy.c_str(), static_cast<long>(r.ctx), depth.c_str(),
-                    static_cast<long>(r.samples), value->AsDouble(), step.c_str(),
-                    100 * row.Find("selected_ratio")->AsDouble());
-      report.text += line;
-      rows.Push(std::move(row));
+  Status RunFile(const std::string& task, const SpecString& spec, int64_t ctx,
+                 const attention::Tokenizer& tokenizer, EvalRunner* runner) {
+    PQCACHE_ASSIGN_OR_RETURN(const std::vector<TextSample> samples,
+                             ReadTaskFile(spec, data_file_, num_samples_));
+    ProgressBar bar(task);
+    for (int64_t i = 0; i < std::ssize(samples); ++i) {
+      const Pending pending = PendingFor({task, ctx, -1, i, "", -1});
+      if (pending.policies.empty()) continue;
+      Result<EvalSample> sample = Tokenise(samples[static_cast<size_t>(i)], ctx, tokenizer);
+      PQCACHE_RETURN_IF_ERROR(
+          sample.status().Annotate(data_file_ + ", sample " + std::to_string(i + 1)));
+      PQCACHE_RETURN_IF_ERROR(RunSample(*std::move(sample), pending, runner));
+      bar.Update(static_cast<double>(i + 1) / static_cast<double>(samples.size()));
     }
-    report.json.Set("results", std::move(rows));
-    return report;
+    return Status::Ok();
   }
 
-  Status WriteFolder(const Json& metrics) const {
-    std::string lines;
-    for (const Prediction& p : predictions_) {
-      Json j;
-      j.Set("task", p.task).Set("policy", p.policy).Set("ctx", p.ctx).Set("sample", p.sample);
-      j.Set("depth", p.depth < 0 ? Json() : Json(p.depth)).Set("answer", p.answer);
-      j.Set("predicted", p.predicted).Set("right", p.right);
-      lines += j.Dump() + "\n";
-    }
+  Json Config() const {
     const auto words = [](const std::vector<std::string>& list) {
       Json array = Json::Array();
       for (const std::string& word : list) array.Push(word);
@@ -231,31 +315,33 @@ class EvalCommand : public Command {
     config.Set("model", model_.model).Set("dtype", model_.dtype).Set("threads", model_.threads);
     config.Set("seed", model_.seed).Set("codebooks", attention_.codebooks);
     config.Set("attn_top_k", attention_.budget.tokens).Set("attn_ratio", attention_.budget.ratio);
-    config.Set("attn_mass", attention_.budget.mass).Set("n_sink", attention_.n_sink);
-    config.Set("local_window", attention_.local_window);
+    config.Set("attn_mass", attention_.budget.mass).Set("budgets", words(budget_texts_));
+    config.Set("n_sink", attention_.n_sink).Set("local_window", attention_.local_window);
     config.Set("dense_layers", attention_.dense_layers).Set("tail", attention_.tail);
     config.Set("gqa", attention_.gqa).Set("store", attention_.store);
-    config.Set("page_tokens", attention_.page_tokens);
+    config.Set("page_tokens", attention_.page_tokens).Set("shadow", attention_.shadow);
     config.Set("task", words(tasks_)).Set("policy", words(policy_names_));
     config.Set("ctx", words(ctx_texts_)).Set("depths", words(depth_texts_));
-    config.Set("num_samples", num_samples_).Set("haystack", haystack_).Set("file", words(files_));
+    config.Set("num_samples", num_samples_).Set("turns", turns_).Set("query_aware", query_aware_);
+    config.Set("haystack", haystack_).Set("data_file", data_file_).Set("file", words(files_));
     config.Set("windows", windows_).Set("offset", offset_).Set("last", last_);
-    PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(output_ + "/predictions.jsonl", lines));
-    PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(output_ + "/metrics.json", metrics.Dump(1) + "\n"));
-    return WriteFileAtomically(output_ + "/config.json", config.Dump(1) + "\n");
+    config.Set("step_exact", step_exact_);
+    return config;
   }
 
   ModelFlags model_;
   AttentionFlags attention_;
-  std::vector<std::string> tasks_, policy_names_, ctx_texts_, depth_texts_, files_;
-  std::string haystack_, output_;
-  int64_t num_samples_ = 20, windows_ = 1, offset_ = 0, last_ = 0;
+  std::vector<std::string> task_texts_, policy_names_, budget_texts_, ctx_texts_, depth_texts_,
+      files_;
+  std::string haystack_, data_file_, output_;
+  int64_t num_samples_ = 20, turns_ = 1, windows_ = 1, offset_ = 0, last_ = 0;
+  bool query_aware_ = false, step_exact_ = false, overwrite_ = false;
 
+  std::vector<std::string> tasks_;
   std::vector<EvalPolicy> policies_;
   std::vector<int64_t> ctxs_;
   std::vector<double> depths_;
-  std::vector<EvalResult> results_;
-  std::vector<Prediction> predictions_;
+  std::unique_ptr<PredictionLog> log_;
 };
 
 }  // namespace

@@ -26,6 +26,7 @@ constexpr CommandEntry kCommands[] = {
      CreateContextRepairCommand},
     {"check", "compare a policy with exact attention, step by step", CreateCheckCommand},
     {"eval", "perplexity and retrieval tasks under policies", CreateEvalCommand},
+    {"report", "results of eval as one HTML page", CreateReportCommand},
     {"bench attention", "a decode step of one layer: exact and approximate, at growing contexts",
      CreateBenchAttentionCommand},
     {"bench model", "prefill and decoding of a whole model, and the part of attention",

@@ -11,6 +11,7 @@ class ExactPolicy : public SelectionPolicy {
  public:
   ScoreSource score_source() const override { return ScoreSource::kNone; }
   bool attends_all() const override { return true; }
+  bool uses_budget() const override { return false; }
   void Select(const SelectionRequest& request, SelectionScratch*,
               std::vector<int64_t>* positions) const override {
     positions->resize(static_cast<size_t>(request.n));

@@ -21,6 +21,7 @@ class MagicPigPolicy : public SelectionPolicy {
   MagicPigPolicy(const HashSettings& settings, int dense_every)
       : settings_(settings), dense_every_(dense_every) {}
 
+  bool uses_budget() const override { return false; }
   bool dense(int layer) const override { return dense_every_ > 0 && layer % dense_every_ == 0; }
   std::unique_ptr<LayerSelector> NewSelector(const SelectorShape& shape) const override {
     return CreateHashSelector(settings_, Directions(shape.dim), shape);

@@ -103,6 +103,8 @@ class SelectionPolicy {
     return nullptr;
   }
   virtual bool drops() const { return false; }
+  // False: how much is attended does not depend on the budget.
+  virtual bool uses_budget() const { return true; }
   // True: however long the text, no two tokens that attend to one another are far apart.
   virtual bool bounds_distances() const { return false; }
 };

@@ -1,7 +1,8 @@
 #pragma once
 
-// Retrieval tasks that the project generates: a context, a question after it, and the answer.
-// The wording is fixed (the demo models were trained on it). Pure functions of their request.
+// Retrieval tasks that the project generates: a context, a question after it (or several, one after
+// the other), and the answers. The wording is fixed (the demo models were trained on it). Pure
+// functions of their request.
 
 #include <cstdint>
 #include <span>
@@ -12,30 +13,24 @@
 #include "attention/tokenizer/tokenizer.h"
 #include "pqcache/base/random.h"
 #include "pqcache/base/status.h"
+#include "tools/eval/sample.h"
 
 namespace pqcache::tools {
-
-struct TaskSample {
-  std::vector<int64_t> context;   // known before the question
-  std::vector<int64_t> question;  // ends where the answer begins
-  std::string answer;             // what greedy decoding must produce, to the character
-  int64_t answer_tokens = 0;      // of the reference answer
-  double depth = 0;               // as requested
-};
 
 struct TaskRequest {
   const attention::Tokenizer* tokenizer = nullptr;
   std::span<const int64_t> haystack;  // filler tokens, at least `ctx`
-  int64_t ctx = 0;                    // tokens of context, question and answer together, at most
-  double depth = 0;                   // where the fact stands: 0 beginning, 1 end
+  int64_t ctx = 0;                    // tokens of context, questions and answers together, at most
+  double depth = 0;                   // where the first fact stands: 0 beginning, 1 end
+  int turns = 1;                      // questions; further facts are spread over the context
   Random* random = nullptr;
 };
 
-// One row of THE LIST in eval_tasks.cpp.
+// One row of THE LIST in generated_tasks.cpp.
 struct TaskEntry {
   std::string_view name;
   std::string_view help;
-  Result<TaskSample> (*generate)(const TaskRequest& request);
+  Result<EvalSample> (*generate)(const TaskRequest& request);
 };
 
 std::span<const TaskEntry> GeneratedTasks();
