@@ -22,8 +22,9 @@ std::string Text(double x, double y, std::string_view anchor, const std::string&
 }
 
 std::string Open(double width, double height, const std::string& title) {
-  return "<svg viewBox=\"0 0 " + Place(width) + " " + Place(height) +
-         "\" role=\"img\" aria-label=\"" + Escape(title) + "\">";
+  // Letters grow with the picture: not beyond a fifth.
+  return "<svg style=\"max-width:" + Place(1.2 * width) + "px\" viewBox=\"0 0 " + Place(width) +
+         " " + Place(height) + "\" role=\"img\" aria-label=\"" + Escape(title) + "\">";
 }
 
 std::string Figure(const std::string& title, const std::string& body) {

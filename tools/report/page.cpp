@@ -24,8 +24,8 @@ h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.25rem;margin:2rem 0 .6rem;bord
 p,li{max-width:70ch}.soft{color:var(--soft)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}thead th{background:var(--panel)}td.best{font-weight:700}
-.grid-of{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:1rem}
+th:first-child,td:first-child{text-align:left}thead th{background:var(--panel)}th[colspan]{text-align:center;border-left:1px solid var(--rule)}td.best{font-weight:700}
+.grid-of{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:1rem}
 figure{margin:0;padding:.7rem;background:var(--panel);border-radius:8px;break-inside:avoid}
 figcaption{font-weight:600;margin-bottom:.3rem}svg{width:100%;height:auto;display:block}
 svg text{font-size:12px;fill:var(--soft)}.grid{stroke:var(--rule)}.line{fill:none;stroke-width:2}
@@ -191,7 +191,9 @@ class Page {
         for (const double budget : budgets) {
           const double score = Lookup(run, task, policy, ctx, budget, ScoreOf);
           const auto found = best.find({task, budget});
-          const bool wins = policy != "exact" && found != best.end() && score == found->second;
+          // Nothing is best where nobody is right.
+          const bool wins =
+              policy != "exact" && found != best.end() && score == found->second && score > 0;
           body += wins ? "<td class=\"best\">" : "<td>";
           body += (std::isnan(score) ? "" : ShortNumber(score, 4)) + "</td>";
         }
