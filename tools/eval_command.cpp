@@ -45,12 +45,12 @@ std::vector<std::string> SplitTasks(const std::vector<std::string>& texts) {
   return tasks;
 }
 
-// The question known before the context is compressed: it ends the prompt, but for its last token.
+// The question is known before the context is compressed: it ends the prompt, whose exact
+// attention gives the first token of the answer.
 void MakeQueryAware(EvalSample* sample) {
-  std::vector<int64_t>& question = sample->questions.front().tokens;
-  if (question.size() < 2) return;
-  sample->context.insert(sample->context.end(), question.begin(), question.end() - 1);
-  question.erase(question.begin(), question.end() - 1);
+  EvalQuestion& question = sample->questions.front();
+  sample->context.insert(sample->context.end(), question.tokens.begin(), question.tokens.end());
+  question.in_prompt = true;
 }
 
 class EvalCommand : public Command {

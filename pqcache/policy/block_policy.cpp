@@ -30,11 +30,13 @@ Result<std::unique_ptr<SelectionPolicy>> CreateBlockPolicy(const std::string& na
   const struct {
     const char* parameter;
     int64_t value, low, high;
-  } ranges[] = {
-      {"block", s.block_tokens, 1, 1 << 20},       {"anchors", s.anchors, 1, s.block_tokens},
-      {"min_blocks", s.min_blocks, 0, 1 << 20},    {"token_step", s.token_step, 1, 1 << 20},
-      {"layer_step", options.layer_step, 1, 1024}, {"dense", options.dense_layers, 0, 1024},
-      {"preselect", s.preselect, 0, 1 << 20}};
+  } ranges[] = {{options.block_parameter, s.block_tokens, 1, 1 << 20},
+                {"anchors", s.anchors, 1, s.block_tokens},
+                {options.minimum_parameter, s.min_blocks, 0, 1 << 20},
+                {"token_step", s.token_step, 1, 1 << 20},
+                {"layer_step", options.layer_step, 1, 1024},
+                {"dense", options.dense_layers, 0, 1024},
+                {"preselect", s.preselect, 0, 1 << 20}};
   for (const auto& range : ranges) {
     if (range.value >= range.low && range.value <= range.high) continue;
     return Status::InvalidArgument(name + ":" + range.parameter + " is " +

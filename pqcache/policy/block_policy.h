@@ -14,6 +14,8 @@ struct BlockPolicyOptions {
   int dense_layers = 0;  // the first so many attend to everything
   int layer_step = 1;    // a choice serves so many layers
   PromptNeeds needs;
+  // What the parameters of the two are called.
+  const char *block_parameter = "block", *minimum_parameter = "min_blocks";
 };
 
 // InvalidArgument for settings out of range, named after `name`.

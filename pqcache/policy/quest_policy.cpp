@@ -18,6 +18,8 @@ Result<std::unique_ptr<SelectionPolicy>> CreateQuestPolicy(const SpecString& spe
   BlockPolicyOptions options;
   options.blocks.keys = BlockKeys::kMinMax;
   options.blocks.score_open_block = true;
+  options.block_parameter = "page";
+  options.minimum_parameter = "min_pages";
   PQCACHE_ASSIGN_OR_RETURN(options.blocks.block_tokens, spec.IntOr("page", 16));
   PQCACHE_ASSIGN_OR_RETURN(options.blocks.min_blocks, spec.IntOr("min_pages", 3));
   PQCACHE_ASSIGN_OR_RETURN(options.blocks.sharing, SharingOf(spec, BlockSharing::kEach));

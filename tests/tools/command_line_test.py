@@ -248,6 +248,141 @@ class CommandLine(unittest.TestCase):
         lines = (pathlib.Path(out) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         self.assertEqual(len(lines), 12)
 
+    def eval(self, *args, model=MODEL):
+        done = self.expect(0, "results", "eval", "-m", model, *args, "--json")
+        return json.loads(done.stdout)["results"]
+
+    def write(self, name, text):
+        path = self.path(name)
+        pathlib.Path(path).write_text(text, encoding="utf-8")
+        return path
+
+    def test_eval_runs_every_policy_at_every_budget(self):
+        policies = ["exact", "flat", "pq", "quest", "infllm", "blocks", "magicpig", "streaming",
+                    "recent", "h2o", "snapkv"]
+        flags = [flag for policy in policies for flag in ("--policy", policy)]
+        out = self.path("policies")
+        args = ["--codebooks", self.codebooks, "--task", "needle", "--ctx", "900",
+                "--num-samples", "2", "--budgets", "0.1,0.3", "--local-window", "32", "-o", out,
+                *flags]
+        rows = self.eval(*args)
+        # The budget does not matter to two of them.
+        self.assertEqual(len(rows), 2 * len(policies) - 2)
+        by_key = {(row["policy"], row["budget"]): row for row in rows}
+        self.assertEqual(by_key["exact", None]["score"], 1)
+        self.assertEqual(by_key["flat", 0.3]["score"], 1)
+        for (policy, budget), row in by_key.items():
+            if policy in ("streaming", "recent", "h2o"):
+                self.assertLess(row["kv_bytes_resident"], by_key["exact", None]["kv_bytes_resident"])
+                self.assertAlmostEqual(row["selected_ratio"], budget + 48 / 900, delta=0.02)
+        # All is there already: the same flags give the same rows at once.
+        done = run("eval", "-m", MODEL, *args, "--json")
+        self.assertIn(b"going on behind", done.stderr)
+        self.assertEqual(json.loads(done.stdout)["results"], rows)
+        self.expect(1, "its seed is 0, of this one 5", "eval", "-m", MODEL, *args, "--seed", "5")
+        # A report of it has its numbers.
+        page = self.path("page.html")
+        self.expect(0, "page.html", "report", out, "-o", page)
+        html = pathlib.Path(page).read_text(encoding="utf-8")
+        self.assertIn("Where answers are found", html)
+        self.assertLess(len(html), 1 << 20)
+        for row in rows:
+            self.assertIn(row["policy"], html)
+
+    def test_a_second_question_needs_what_the_first_one_did_not(self):
+        rows = self.eval("--codebooks", self.codebooks, "--task", "needle", "--ctx", "900",
+                         "--num-samples", "3", "--turns", "2", "--query-aware",
+                         "--attn-ratio", "0.08", "--local-window", "16", "--policy", "flat",
+                         "--policy", "snapkv:kernel=15,pool=max")
+        turns = {row["policy"]: row["score_by_turn"] for row in rows}
+        self.assertEqual(turns["flat"], [1, 1])
+        self.assertGreater(turns["snapkv:kernel=15,pool=max"][0],
+                           turns["snapkv:kernel=15,pool=max"][1])
+
+    def test_eval_reads_the_files_of_the_field(self):
+        ruler = self.write("ruler.jsonl", json.dumps(
+            {"index": 0, "input": "The pass key is 71432. Remember it. 71432 is the pass key.\n"
+             "What is the pass key? The pass key is", "outputs": ["71432"], "length": 60}) + "\n")
+        longbench = self.write("longbench.jsonl", json.dumps(
+            {"input": "Who came?", "context": "Ann came.", "answers": ["Ann"], "length": 2,
+             "dataset": "qasper", "language": "en", "all_classes": None, "_id": "1"}) + "\n")
+        infinite = self.write("infinite.jsonl", json.dumps(
+            {"id": 0, "context": "The pass key is 71432. Remember it. 71432 is the pass key.",
+             "input": "What is the pass key?", "answer": "71432"}) + "\n")
+        xsum = self.write("xsum.jsonl", json.dumps(
+            {"request": {"prompt": "Article: It rained.\nSummary:", "max_tokens": 8,
+                         "stop": ["\n"], "temperature": 0.3}, "reference": "Rain."}) + "\n")
+        choice = self.write("choice.jsonl", json.dumps(
+            {"question": "Is it?", "choices": ["yes", "no"], "answer": "B"}) + "\n")
+        out = self.path("files")
+        for task, path, metric in (
+                ("ruler:max_tokens=8", ruler, "match_all"),
+                ("longbench:max_tokens=8", longbench, "qa_f1"),
+                ("infinitebench:task=passkey,max_tokens=8", infinite, "first_number"),
+                ("summarization", xsum, "rouge_l"), ("multiple_choice", choice, "prefix")):
+            rows = self.eval("--task", task, "--data-file", path, "--ctx", "400", "--policy",
+                             "exact", "--policy", "h2o", "-o", out, "--overwrite")
+            self.assertEqual([row["policy"] for row in rows], ["exact", "h2o"])
+            for row in rows:
+                self.assertIn(metric, row["metrics"])
+                self.assertEqual(row["score"], row["metrics"][metric])
+            if task.startswith(("ruler", "infinite")):
+                self.assertEqual(rows[0]["score"], 1)
+            if task == "summarization":
+                line = json.loads((pathlib.Path(out) / "helm-h2o.jsonl").read_text("utf-8"))
+                self.assertEqual(line["request"]["prompt"], "Article: It rained.\nSummary:")
+                self.assertIsInstance(line["result"]["choices"][0]["text"], str)
+        self.expect(2, "needs --data-file", "eval", "-m", MODEL, "--task", "ruler")
+        self.expect(1, "infinite.jsonl, line 1", "eval", "-m", MODEL, "--task", "ruler",
+                    "--data-file", infinite, "--policy", "exact")
+
+    def test_the_table_of_a_streaming_model(self):
+        # A GPT-NeoX checkpoint with bytes for tokens.
+        model = self.path("neox")
+        shutil.copytree(SOURCE / "tests/fixtures/hf/gpt_neox_parallel", model)
+        plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = [b for b in range(256) if b not in plain]
+        letters = {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+        self.write("neox/tokenizer.json", json.dumps(
+            {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+             "decoder": {"type": "ByteLevel"},
+             "model": {"type": "BPE", "vocab": letters, "merges": []}}))
+        text = self.write("neox.txt", "The stream goes on and on. " * 60)
+        rows = self.eval("--task", "ppl", "-f", text, "--ctx", "500", "--last", "100",
+                         "--step-exact", "--policy", "exact",
+                         "--policy", "streaming:ratio=0.3,n_sink=4", model=model)
+        exact, streaming = rows
+        for row in rows:
+            for key in ("ppl", "ttft_ms", "tpot_ms", "tokens_per_second", "kv_bytes_resident",
+                        "flops_per_token"):
+                self.assertGreater(row[key], 0)
+        self.assertNotEqual(exact["ppl"], streaming["ppl"])
+        # 120 of 400 tokens of the prompt.
+        self.assertAlmostEqual(streaming["selected_ratio"], 120 / 499, delta=0.01)
+        self.assertLess(streaming["kv_bytes_resident"], 0.5 * exact["kv_bytes_resident"])
+        self.assertLess(streaming["flops_per_token"], exact["flops_per_token"])
+        # Beyond the model's 512 positions, and only so.
+        beyond = ["--task", "ppl", "-f", text, "--ctx", "1500"]
+        rows = self.eval(*beyond, "--policy", "streaming:tokens=64", model=model)
+        self.assertGreater(rows[0]["ppl"], 1)
+        self.expect(1, "expected 2 to the model's 512", "eval", "-m", model, *beyond,
+                    "--policy", "streaming", "--policy", "exact")
+        long = ",".join(str(t % 256) for t in range(700))
+        done = self.expect(0, "tokens", "generate", "-m", model, "--prompt-tokens", long, "-n", "5",
+                           "--ignore-eos", "--policy", "streaming:tokens=64", "--json")
+        self.assertEqual(json.loads(done.stdout)["prompt_tokens"], 700)
+
+    def test_policies_say_what_they_cannot_do(self):
+        self.expect(2, "drops tokens, and --shadow", "generate", "-m", MODEL, "-p", "x",
+                    "--policy", "h2o", "--shadow", "1")
+        self.expect(2, "drops tokens, and its steps cannot be judged", "check", "-m", MODEL,
+                    "--policy", "snapkv")
+        self.expect(2, "has to see the prompt run", "generate", "-m", MODEL, "-p", "x", "--policy",
+                    "infllm", "--context", "c", "--store", f"rocksdb:path={self.path('none')}")
+        self.expect(2, "quest:page is 0, expected 1 to", "generate", "-m", MODEL, "-p", "x",
+                    "--policy", "quest:page=0")
+
     def test_bench_store(self):
         done = self.expect(0, "", "bench", "store", "-m", MODEL, "--codebooks", self.codebooks,
                            "--folder", self.dir.name, "--ctx", "3000", "--layers", "2",

@@ -27,9 +27,6 @@ double Quantile(std::vector<double> values, double share) {
   return values[static_cast<size_t>(std::max(1.0, rank)) - 1];
 }
 
-// Microseconds are enough.
-double Rounded(double ms) { return std::round(ms * 1000) / 1000; }
-
 struct Group {
   SampleKey key;
   std::vector<const SampleResult*> results;
@@ -59,9 +56,7 @@ void AddScores(const Group& group, Json* row) {
         const double score = r->turns[turn].scores[m].second;
         sum += score;
         count += 1;
-        if (m == 0 && turn < by_turn.size()) {
-          by_turn[turn] += score / static_cast<double>(group.results.size());
-        }
+        if (m == 0 && turn < by_turn.size()) by_turn[turn] += score;
       }
     }
     if (m == 0) row->Set("score", sum / count).Set("ppl", Json());
@@ -70,7 +65,7 @@ void AddScores(const Group& group, Json* row) {
   row->Set("metrics", std::move(scores));
   if (by_turn.size() < 2) return;
   Json turns = Json::Array();
-  for (const double score : by_turn) turns.Push(score);
+  for (const double sum : by_turn) turns.Push(sum / static_cast<double>(group.results.size()));
   row->Set("score_by_turn", std::move(turns));
 }
 
@@ -149,9 +144,9 @@ Json SampleResult::ToJson() const {
     list.Push(std::move(t.Set("scores", std::move(scores))));
   }
   j.Set("turns", std::move(list)).Set("loss", loss).Set("truncated", truncated);
-  j.Set("prefill_ms", Rounded(prefill_ms)).Set("first_ms", Rounded(first_ms));
+  j.Set("prefill_ms", prefill_ms).Set("first_ms", first_ms);
   Json gaps = Json::Array();
-  for (const double gap : gaps_ms) gaps.Push(Rounded(gap));
+  for (const double gap : gaps_ms) gaps.Push(gap);
   j.Set("gaps_ms", std::move(gaps)).Set("resident_bytes", resident_bytes);
   j.Set("flops_per_token", flops_per_token).Set("attended", attended).Set("context", context);
   if (!layers.empty()) {

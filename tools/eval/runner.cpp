@@ -70,7 +70,8 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
                              const Sink& sink) {
   PQCACHE_ASSIGN_OR_RETURN(const auto parent, StartSession());
   const Stopwatch start;
-  PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 0, nullptr));
+  std::vector<float> logits;
+  PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 1, &logits));
   const double prefill_ms = start.milliseconds();
   for (const EvalPolicy* policy : policies) {
     SampleResult result;
@@ -82,7 +83,7 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork(policy->options));
     result.first_ms = fork.milliseconds();  // some policies look at the prompt once more
     for (const EvalQuestion& question : sample.questions) {
-      PQCACHE_ASSIGN_OR_RETURN(SampleTurn turn, Answer(session.get(), question, &result));
+      PQCACHE_ASSIGN_OR_RETURN(SampleTurn turn, Answer(session.get(), question, logits, &result));
       result.turns.push_back(std::move(turn));
     }
     AddStats(*session, *policy, &result);
@@ -92,10 +93,9 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
 }
 
 Result<SampleTurn> EvalRunner::Answer(attention::Session* session, const EvalQuestion& question,
-                                      SampleResult* result) const {
-  std::vector<float> logits;
+                                      std::vector<float> logits, SampleResult* result) const {
   const Stopwatch start;
-  PQCACHE_RETURN_IF_ERROR(session->Ask(question.tokens, &logits));
+  if (!question.in_prompt) PQCACHE_RETURN_IF_ERROR(session->Ask(question.tokens, &logits));
   if (result->turns.empty()) result->first_ms += start.milliseconds();
   SampleTurn turn;
   turn.answer = question.references.answers.front();

@@ -53,8 +53,9 @@ class EvalRunner {
 
  private:
   Result<std::unique_ptr<attention::Session>> StartSession() const;
+  // `logits` are of the prompt, for a question that it ends with.
   Result<SampleTurn> Answer(attention::Session* session, const EvalQuestion& question,
-                            SampleResult* result) const;
+                            std::vector<float> logits, SampleResult* result) const;
   Result<std::string> Generate(attention::Session* session, const EvalQuestion& question,
                                std::vector<float>* logits, SampleResult* result) const;
   Result<std::string> Choose(const EvalQuestion& question, const std::vector<float>& logits) const;

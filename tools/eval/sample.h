@@ -13,6 +13,7 @@ namespace pqcache::tools {
 
 struct EvalQuestion {
   std::vector<int64_t> tokens;  // end where the answer begins
+  bool in_prompt = false;       // the context ends with them: only of the first question
   References references;
   std::vector<const MetricEntry*> metrics;  // the first one is the score
   int64_t max_tokens = 0;                   // of the answer
