@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds everything, runs every fuzz target for 30 s and all tests. The
+# Installs what is missing, builds everything, runs every fuzz target for 20 s and all tests. The
 # same locally and in CI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ if command -v nvcc >/dev/null; then
 else
   echo "no nvcc: the CUDA code is not compiled" >&2
 fi
-tools/fuzz.sh 30
+tools/fuzz.sh 20
 # Where a library does start OpenMP threads, waiting ones must not burn the cores of the others.
 export OMP_WAIT_POLICY=passive
-ctest --test-dir build --output-on-failure
+ctest --test-dir build --output-on-failure -j 2

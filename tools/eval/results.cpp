@@ -88,30 +88,44 @@ void AddTimes(const Group& group, Json* row) {
   row->Set("tokens_per_second", gaps.empty() ? Json() : Json(1000 / Mean(gaps)));
 }
 
-void AddLayers(const Group& group, Json* row) {
-  std::vector<SampleResult::Layer> means;
+void Accumulate(const SampleResult::Judged& from, double weight, SampleResult::Judged* to) {
+  to->recall += weight * from.recall;
+  to->mass += weight * from.mass;
+  to->output_error += weight * from.output_error;
+}
+
+Json JudgedRow(const SampleResult::Judged& j) {
+  Json row;
+  row.Set("recall", j.recall).Set("mass", j.mass).Set("output_error", j.output_error);
+  return row;
+}
+
+void AddJudged(const Group& group, Json* row) {
+  std::vector<std::vector<SampleResult::Judged>> means;
   double judged = 0;
+  for (const SampleResult* r : group.results) judged += r->judged.empty() ? 0 : 1;
   for (const SampleResult* r : group.results) {
-    if (r->layers.empty()) continue;
-    means.resize(std::max(means.size(), r->layers.size()));
-    judged += 1;
-    for (size_t l = 0; l < r->layers.size(); ++l) {
-      means[l].recall += r->layers[l].recall;
-      means[l].mass += r->layers[l].mass;
-      means[l].output_error += r->layers[l].output_error;
+    means.resize(std::max(means.size(), r->judged.size()));
+    for (size_t l = 0; l < r->judged.size(); ++l) {
+      means[l].resize(std::max(means[l].size(), r->judged[l].size()));
+      for (size_t h = 0; h < r->judged[l].size(); ++h) {
+        Accumulate(r->judged[l][h], 1 / judged, &means[l][h]);
+      }
     }
   }
   if (means.empty()) return;
-  SampleResult::Layer all;
+  SampleResult::Judged all;
   Json layers = Json::Array();
-  for (const SampleResult::Layer& l : means) {
-    const double n = judged * static_cast<double>(means.size());
-    all.recall += l.recall / n;
-    all.mass += l.mass / n;
-    all.output_error += l.output_error / n;
-    Json layer;
-    layer.Set("recall", l.recall / judged).Set("mass", l.mass / judged);
-    layers.Push(std::move(layer.Set("output_error", l.output_error / judged)));
+  for (const auto& heads : means) {
+    SampleResult::Judged layer;
+    Json list = Json::Array();
+    for (const SampleResult::Judged& head : heads) {
+      Accumulate(head, 1 / static_cast<double>(heads.size()), &layer);
+      list.Push(JudgedRow(head));
+    }
+    Accumulate(layer, 1 / static_cast<double>(means.size()), &all);
+    Json entry = JudgedRow(layer);
+    layers.Push(std::move(entry.Set("heads", std::move(list))));
   }
   row->Set("recall", all.recall).Set("mass", all.mass).Set("output_error", all.output_error);
   row->Set("layers", std::move(layers));
@@ -119,15 +133,20 @@ void AddLayers(const Group& group, Json* row) {
 
 }  // namespace
 
-std::vector<SampleResult::Layer> JudgedLayers(const attention::AttentionStats& stats) {
-  std::vector<SampleResult::Layer> layers;
-  if (stats.Total().shadow_steps == 0) return layers;
+std::vector<std::vector<SampleResult::Judged>> JudgedHeads(const attention::AttentionStats& stats) {
+  std::vector<std::vector<SampleResult::Judged>> judged;
+  if (stats.Total().shadow_steps == 0) return judged;
   for (int l = 0; l < stats.layers; ++l) {
-    const attention::HeadStats s = stats.Layer(l);
-    const double n = std::max(1.0, static_cast<double>(s.shadow_steps));
-    layers.push_back({s.recall / n, s.mass / n, s.output_error / n});
+    auto& heads = judged.emplace_back();
+    for (int h = 0; h < stats.kv_heads; ++h) {
+      const attention::HeadStats& s =
+          stats.heads[static_cast<size_t>(l) * static_cast<size_t>(stats.kv_heads) +
+                      static_cast<size_t>(h)];
+      const double n = std::max(1.0, static_cast<double>(s.shadow_steps));
+      heads.push_back({s.recall / n, s.mass / n, s.output_error / n});
+    }
   }
-  return layers;
+  return judged;
 }
 
 Json SampleResult::ToJson() const {
@@ -149,12 +168,16 @@ Json SampleResult::ToJson() const {
   for (const double gap : gaps_ms) gaps.Push(gap);
   j.Set("gaps_ms", std::move(gaps)).Set("resident_bytes", resident_bytes);
   j.Set("flops_per_token", flops_per_token).Set("attended", attended).Set("context", context);
-  if (!layers.empty()) {
-    Json judged = Json::Array();
-    for (const Layer& l : layers) {
-      judged.Push(Json(Json::Array{l.recall, l.mass, l.output_error}));
+  if (!judged.empty()) {
+    Json layers = Json::Array();
+    for (const auto& heads : judged) {
+      Json layer = Json::Array();
+      for (const Judged& h : heads) {
+        layer.Push(Json(Json::Array{h.recall, h.mass, h.output_error}));
+      }
+      layers.Push(std::move(layer));
     }
-    j.Set("layers", std::move(judged));
+    j.Set("judged", std::move(layers));
   }
   if (!source.is_null()) j.Set("source", source);
   return j;
@@ -204,11 +227,15 @@ Result<SampleResult> SampleResult::FromJson(const Json& j) {
     return values;
   };
   r.gaps_ms = numbers(j.Find("gaps_ms"));
-  if (const Json* layers = j.Find("layers"); layers != nullptr && layers->is_array()) {
-    for (const Json& layer : layers->AsArray()) {
-      const std::vector<double> l = numbers(&layer);
-      if (l.size() != 3) return Status::InvalidArgument("'layers' holds no three numbers each");
-      r.layers.push_back({l[0], l[1], l[2]});
+  if (const Json* judged = j.Find("judged"); judged != nullptr && judged->is_array()) {
+    for (const Json& layer : judged->AsArray()) {
+      auto& heads = r.judged.emplace_back();
+      if (!layer.is_array()) return Status::InvalidArgument("'judged' holds no arrays");
+      for (const Json& head : layer.AsArray()) {
+        const std::vector<double> h = numbers(&head);
+        if (h.size() != 3) return Status::InvalidArgument("'judged' holds no three numbers each");
+        heads.push_back({h[0], h[1], h[2]});
+      }
     }
   }
   if (const Json* source = j.Find("source"); source != nullptr) r.source = *source;
@@ -243,7 +270,7 @@ Json SummariseResults(std::span<const SampleResult> results) {
     const double truncated =
         MeanOf(group, [](const SampleResult& r) { return r.truncated ? 1.0 : 0.0; });
     if (truncated > 0) row.Set("truncated", truncated);
-    AddLayers(group, &row);
+    AddJudged(group, &row);
     rows.Push(std::move(row));
   }
   return rows;

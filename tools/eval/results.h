@@ -41,19 +41,19 @@ struct SampleResult {
   std::vector<double> gaps_ms;          // between further tokens
   double resident_bytes = 0, flops_per_token = 0;
   double attended = 0, context = 0;  // tokens of a step (a mean), and those so far
-  // Of judged steps, per layer: recall, mass and output error, means over KV heads and steps.
-  struct Layer {
+  // Of judged steps, means per layer and KV head; empty if none were.
+  struct Judged {
     double recall = 0, mass = 0, output_error = 0;
   };
-  std::vector<Layer> layers;
-  Json source;  // see EvalSample
+  std::vector<std::vector<Judged>> judged;  // [L][Hkv]
+  Json source;                              // see EvalSample
 
   Json ToJson() const;
   static Result<SampleResult> FromJson(const Json& json);
 };
 
-// Of a step's statistics, if steps were judged.
-std::vector<SampleResult::Layer> JudgedLayers(const attention::AttentionStats& stats);
+// Of a sequence's statistics, if steps were judged.
+std::vector<std::vector<SampleResult::Judged>> JudgedHeads(const attention::AttentionStats& stats);
 
 // One row for each (task, ctx, depth, policy, budget), in order of first appearance.
 Json SummariseResults(std::span<const SampleResult> results);

@@ -63,7 +63,7 @@ void EvalRunner::AddStats(const attention::Session& session, const EvalPolicy& p
     result->attended = (total.always + total.selected) / static_cast<double>(total.steps);
   }
   result->flops_per_token = FlopsPerToken(result->attended);
-  result->layers = JudgedLayers(session.stats());
+  result->judged = JudgedHeads(session.stats());
 }
 
 Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolicy* const> policies,
@@ -229,8 +229,8 @@ Result<SampleResult> EvalRunner::ExactWindow(std::span<const int64_t> window,
   result.loss = loss / static_cast<double>(scored);
   result.attended = result.context = static_cast<double>(window.size());
   result.flops_per_token = FlopsPerToken(result.attended);
-  result.resident_bytes =
-      static_cast<double>(session->cache().memory_bytes() + store_->stats().resident_bytes);
+  result.resident_bytes = static_cast<double>(session->memory_bytes_for(ScoreSource::kNone) +
+                                              store_->stats().resident_bytes);
   return result;
 }
 

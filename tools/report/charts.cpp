@@ -8,7 +8,7 @@ namespace pqcache::tools {
 namespace {
 
 constexpr double kWidth = 480, kHeight = 280;
-constexpr double kLeft = 56, kRight = 12, kTop = 14, kBottom = 44;
+constexpr double kLeft = 56, kRight = 24, kTop = 14, kBottom = 44;
 
 std::string Place(double value) {
   char text[32];
@@ -149,11 +149,13 @@ std::string DrawHeatMap(const HeatMap& map) {
       if (value < 0) continue;
       const double x = kLabel + kCell * static_cast<double>(c);
       // Red over yellow to green.
-      const std::string hue = std::to_string(static_cast<int>(std::lround(120 * value)));
+      const double share = std::min(1.0, value);
+      const double good = map.low_is_good ? 1 - share : share;
+      const std::string hue = std::to_string(static_cast<int>(std::lround(120 * good)));
       svg += "<rect class=\"cell\" x=\"" + Place(x) + "\" y=\"" + Place(y) + "\" width=\"" +
              Place(kCell - 2) + "\" height=\"" + Place(kCellHeight - 2) +
              "\" style=\"--hue:" + hue + "\"/>" +
-             Text(x + kCell / 2 - 1, y + 17, "middle", ShortNumber(100 * value, 3));
+             Text(x + kCell / 2 - 1, y + 17, "middle", ShortNumber(std::round(1000 * value) / 10, 3));
     }
   }
   const double below = kCellHeight * static_cast<double>(map.rows.size());

@@ -33,7 +33,8 @@ std::string DrawLines(const LineChart& chart);
 struct HeatMap {
   std::string title, row_label, column_label;
   std::vector<std::string> rows, columns;
-  std::vector<std::vector<double>> values;  // [rows][columns] in [0, 1]; below 0: none
+  std::vector<std::vector<double>> values;  // [rows][columns], shares; below 0: none
+  bool low_is_good = false;
 };
 std::string DrawHeatMap(const HeatMap& map);
 

@@ -312,9 +312,45 @@ class Page {
       html += DrawLines(chart);
     }
     if (html.empty()) return "";
-    return "<h3>Error by layer</h3>\n<p class=\"soft\">Of the steps that were judged against exact "
-           "attention, the first task of each policy.</p>\n<div class=\"grid-of\">\n" +
-           html + "</div>\n";
+    return "<h3>Error by layer and head</h3>\n<p class=\"soft\">Of the steps that were judged "
+           "against exact attention, the first task of each policy.</p>\n<div "
+           "class=\"grid-of\">\n" +
+           html + HeadMaps(run) + "</div>\n";
+  }
+
+  // Output error of judged steps, layer by KV head.
+  std::string HeadMaps(const RunFolder& run) const {
+    const double budget = Budgets(run).front();
+    std::string html;
+    for (const std::string& policy : Policies(run)) {
+      for (const Json& row : run.rows) {
+        const double its = NumberOf(row, "budget", -1);
+        const Json* layers = row.Find("layers");
+        if (TextOf(row, "policy") != policy || layers == nullptr || (its != -1 && its != budget)) {
+          continue;
+        }
+        HeatMap map;
+        map.title = policy + ": output error, % of the output's length";
+        map.column_label = "KV head";
+        map.low_is_good = true;
+        for (const Json& layer : layers->AsArray()) {
+          map.rows.push_back("layer " + std::to_string(map.rows.size()));
+          std::vector<double>& errors = map.values.emplace_back();
+          const Json* heads = layer.Find("heads");
+          if (heads == nullptr || !heads->is_array()) continue;
+          for (const Json& head : heads->AsArray()) {
+            errors.push_back(NumberOf(head, "output_error", -1));
+          }
+          while (map.columns.size() < errors.size()) {
+            map.columns.push_back(std::to_string(map.columns.size()));
+          }
+        }
+        for (std::vector<double>& errors : map.values) errors.resize(map.columns.size(), -1);
+        if (!map.columns.empty()) html += DrawHeatMap(map);
+        break;
+      }
+    }
+    return html;
   }
 
   std::string Speed(const RunFolder& run) const {

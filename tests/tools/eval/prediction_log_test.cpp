@@ -28,7 +28,7 @@ SampleResult Answered(const std::string& policy, int64_t sample, double first, d
   r.flops_per_token = 5e6;
   r.attended = 50;
   r.context = 4000;
-  r.layers = {{0.5, 0.9, 0.1}, {0.7, 0.8, 0.2}};
+  r.judged = {{{0.4, 0.9, 0.1}, {0.6, 0.9, 0.1}}, {{0.7, 0.8, 0.3}, {0.7, 0.8, 0.1}}};
   return r;
 }
 
@@ -74,7 +74,9 @@ TEST(Results, RowsAreMeansOfLines) {
   EXPECT_DOUBLE_EQ(Number(*pq.Find("itl_ms"), "p99"), 3);
   EXPECT_DOUBLE_EQ(Number(pq, "selected_ratio"), 50.0 / 4000);
   EXPECT_DOUBLE_EQ(Number(pq, "recall"), 0.6);
-  EXPECT_DOUBLE_EQ(Number(pq.Find("layers")->AsArray()[1], "output_error"), 0.2);
+  const Json& layer = pq.Find("layers")->AsArray()[1];
+  EXPECT_DOUBLE_EQ(Number(layer, "output_error"), 0.2);
+  EXPECT_DOUBLE_EQ(Number(layer.Find("heads")->AsArray()[0], "output_error"), 0.3);
   const Json& exact = rows.AsArray()[2];
   EXPECT_NEAR(Number(exact, "ppl"), 20, 1e-9);
   EXPECT_TRUE(exact.Find("score")->is_null());

@@ -28,7 +28,9 @@ Json Row(const std::string& task, const std::string& policy, double budget, int6
   row.Set("flops_per_token", 2.5e7).Set("selected_ratio", 0.037);
   Json layer;
   layer.Set("recall", 0.5).Set("mass", 0.75).Set("output_error", 0.125);
-  row.Set("layers", Json(Json::Array{layer, layer}));
+  Json with_heads = layer;
+  with_heads.Set("heads", Json(Json::Array{layer, layer}));
+  row.Set("layers", Json(Json::Array{with_heads, with_heads}));
   return row;
 }
 
@@ -88,6 +90,7 @@ TEST(ReportPage, HoldsTheNumbersOfTheRun) {
   }
   EXPECT_NE(html.find("Where answers are found"), std::string::npos);
   EXPECT_NE(html.find("output error by layer"), std::string::npos);
+  EXPECT_NE(html.find("pq: output error, % of"), std::string::npos);
 }
 
 TEST(ReportPage, NeedsNothingFromElsewhereAndShowsTextAsText) {
