@@ -1,6 +1,7 @@
 #include "attention/cache_attention.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "attention/prefill_attention.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr size_t kPagesPerRound = 128;
 
 constexpr int64_t kMaxStepTokens = 64;
+constexpr int64_t kRowsPerRead = 16384;               // of a head, as float32
 constexpr int64_t kMaxStepScores = int64_t{4} << 20;  // per KV head
 
 SelectorShape ShapeOf(const CacheAttentionOptions& o, const KvCache& cache) {
@@ -88,6 +90,7 @@ CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, Th
       record_(std::move(record)),
       has_selectors_(options_.policy->NewSelector(ShapeOf(options_, *cache)) != nullptr),
       selectors_(static_cast<size_t>(cache->options().layers)),
+      begun_(static_cast<size_t>(cache->options().layers), false),
       steps_(static_cast<size_t>(cache->options().kv_heads)),
       wanted_(static_cast<size_t>(cache->options().layers)),
       stats_(cache->options().layers, cache->options().kv_heads) {}
@@ -110,7 +113,12 @@ Status CacheAttention::Prefill(const AttentionInput& input, float* out) {
       PrefillAttention(Params(), stored, pool_, out, record_ == nullptr ? nullptr : lse.data()));
   PQCACHE_RETURN_IF_ERROR(cache_->Append(stored.layer, stored.n, stored.keys, stored.values));
   if (record_ == nullptr) return Status::Ok();
-  return record_->Add(Params(), stored, lse.data(), pool_);
+  if (record_.use_count() > 1) record_ = std::make_shared<PromptRecord>(*record_);  // a fork's own
+  const auto start = std::chrono::steady_clock::now();
+  const Status status = record_->Add(Params(), stored, lse.data(), pool_);
+  record_ms_ +=
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return status;
 }
 
 AttentionInput CacheAttention::AsStored(const AttentionInput& input) {
@@ -133,6 +141,14 @@ bool CacheAttention::Dense(int layer) const {
   return layer < options_.dense_layers || options_.policy->dense(layer);
 }
 
+// Layers that share a choice are counted from the first one that makes any.
+int CacheAttention::ChooserFor(int layer) const {
+  int first = 0;
+  while (Dense(first)) ++first;
+  const int chooser = layer - (layer - first) % options_.policy->layer_step();
+  return Dense(chooser) ? layer : chooser;
+}
+
 Result<HeadStepConfig> CacheAttention::ConfigFor(const AttentionInput& input) {
   HeadStepConfig config;
   config.policy = options_.policy.get();
@@ -152,8 +168,8 @@ Result<HeadStepConfig> CacheAttention::ConfigFor(const AttentionInput& input) {
     config.tail = TailMode::kDrop;
     return config;
   }
-  const int chooser = options_.policy->selecting_layer(input.layer);
   if (!has_selectors_) return config;
+  const int chooser = ChooserFor(input.layer);
   std::unique_ptr<LayerSelector>& selector = selectors_[static_cast<size_t>(chooser)];
   if (selector == nullptr) selector = options_.policy->NewSelector(ShapeOf(options_, *cache_));
   if (chooser == input.layer) PQCACHE_RETURN_IF_ERROR(Choose(input, selector.get()));
@@ -193,33 +209,41 @@ Status CacheAttention::Remember(int layer, int64_t prompt, LayerSelector* select
   const int group = options_.heads / kv_heads;
   const PromptNeeds needs = options_.policy->prompt_needs();
   std::vector<float> received;
-  const bool first = selector->tokens(0) == 0 && cache_->head(layer, 0).paged_tokens() > 0;
-  if (first && needs.any()) {
+  if (!begun_[static_cast<size_t>(layer)] && needs.any()) {
     PQCACHE_ASSIGN_OR_RETURN(received, record_->Received(Params(), needs, layer, prompt, pool_));
   }
+  begun_[static_cast<size_t>(layer)] = true;
   return pool_->RunChecked(kv_heads, [&](int64_t h) {
     const int head = static_cast<int>(h);
     if (!received.empty()) {
       selector->SetReceived(head, {received.data() + h * group * prompt, prompt});
     }
-    const int64_t begin = selector->tokens(head);
-    const int64_t end = cache_->head(layer, head).paged_tokens();
-    if (begin == end) return Status::Ok();
-    std::vector<float> keys(static_cast<size_t>((end - begin) * dim)), values(keys.size());
-    PQCACHE_RETURN_IF_ERROR(cache_->ReadRows(layer, head, begin, end, keys.data(), values.data()));
-    if (selector->fixed_distance()) {
-      for (int64_t t = begin; t < end; ++t) {
+    const bool finite = cache_->head(layer, head).finite();
+    const int64_t paged = cache_->head(layer, head).paged_tokens();
+    std::vector<float> keys, values;
+    for (int64_t begin = selector->tokens(head); begin < paged;) {
+      const int64_t end = std::min(paged, begin + kRowsPerRead);
+      keys.assign(static_cast<size_t>((end - begin) * dim), 0.0f);
+      values.resize(keys.size());
+      // A head with a NaN attends exactly; its keys must not spoil what all heads choose together.
+      if (finite) {
+        PQCACHE_RETURN_IF_ERROR(
+            cache_->ReadRows(layer, head, begin, end, keys.data(), values.data()));
+      }
+      for (int64_t t = begin; t < end && selector->fixed_distance(); ++t) {
         const int64_t back = -t;
         options_.rope->Apply(1, &back, 1, dim, keys.data() + (t - begin) * dim);
       }
+      selector->Append(head, end - begin, keys.data());
+      begin = end;
     }
-    selector->Append(head, end - begin, keys.data());
     return Status::Ok();
   });
 }
 
 uint64_t CacheAttention::selector_bytes() const {
-  uint64_t bytes = 0;
+  const bool recorded = record_ != nullptr && options_.policy->prompt_needs().any();
+  uint64_t bytes = recorded ? record_->bytes() : 0;
   for (const auto& selector : selectors_) bytes += selector == nullptr ? 0 : selector->bytes();
   return bytes;
 }

@@ -51,7 +51,9 @@ class CacheAttention : public AttentionBackend {
   KvCache* cache() const { return cache_; }
   // What was recorded of the prompt; null if nothing was to be.
   const std::shared_ptr<PromptRecord>& record() const { return record_; }
-  // Memory of the policy's own.
+  // What recording has taken of the prefill's time.
+  double record_ms() const { return record_ms_; }
+  // Memory of the policy's own, the record included if it needs one.
   uint64_t selector_bytes() const;
 
  private:
@@ -64,6 +66,7 @@ class CacheAttention : public AttentionBackend {
   AttentionInput AsStored(const AttentionInput& input);
   PrefillParams Params() const { return {cache_, options_.heads, options_.sliding_window}; }
   bool Dense(int layer) const;
+  int ChooserFor(int layer) const;
   Result<HeadStepConfig> ConfigFor(const AttentionInput& input);
   // Tells the layer's selector of tokens that have left the window, and lets it choose.
   Status Choose(const AttentionInput& input, LayerSelector* selector);
@@ -80,6 +83,8 @@ class CacheAttention : public AttentionBackend {
   std::shared_ptr<PromptRecord> record_;  // may be null
   bool has_selectors_;
   std::vector<std::unique_ptr<LayerSelector>> selectors_;  // [layers], as they are needed
+  std::vector<bool> begun_;                                // [layers]: the selector has the record
+  double record_ms_ = 0;
   bool prefill_ = true;
   int64_t decoded_ = 0;                   // tokens
   std::vector<HeadStep> steps_;           // [Hkv]

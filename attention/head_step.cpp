@@ -99,9 +99,10 @@ void HeadStep::AddAlways() {
     add(head_->sinks());
   } else {
     const RowBlock sinks = head_->sinks();
+    const int64_t first = std::max(sinks.first, visible_);
     add(sinks);
     AddAtWindowEnd(
-        MemoryFormat(*head_), list, [&](size_t i) { return sinks.first + static_cast<int64_t>(i); },
+        MemoryFormat(*head_), list, [&](size_t i) { return first + static_cast<int64_t>(i); },
         far_queries_.data(), &state_);
     list.clear();
   }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
 
 #include "attention/received_attention.h"
-#include "pqcache/base/check.h"
 
 namespace pqcache::attention {
 namespace {
@@ -34,6 +34,12 @@ void PromptRecord::Widen(int64_t tokens, Layer* layer) const {
 Status PromptRecord::Add(const PrefillParams& params, const AttentionInput& input, const float* lse,
                          ThreadPool* pool) {
   Layer& layer = layers_[static_cast<size_t>(input.layer)];
+  if (layer.tokens != input.positions[0]) {
+    return Status::InvalidArgument(
+        "the policy asks how all of the prompt attended, and " +
+        std::to_string(input.positions[0] - layer.tokens) +
+        " tokens in front of it were not recorded; expected a prompt that is computed in one go");
+  }
   const int64_t tokens = input.positions[input.n - 1] + 1;
   Widen(tokens, &layer);
   if (needs_.all) {
@@ -77,9 +83,9 @@ Result<std::vector<float>> PromptRecord::Received(const PrefillParams& params,
         std::to_string(l.tokens) +
         " were recorded; expected a prompt that this process has computed in one go");
   }
-  PQCACHE_CHECK(
-      (!needs.all || needs_.all) && (!needs.local || needs_.local) && needs.last <= needs_.last,
-      "the record was made for this");
+  if ((needs.all && !needs_.all) || (needs.local && !needs_.local) || needs.last > needs_.last) {
+    return Status::InvalidArgument("the policy asks what was not recorded of the prompt");
+  }
   if (needs.all) return l.all;
   if (needs.local) return l.local;
   const int64_t kept = std::ssize(l.last_lse) / heads_;
@@ -95,6 +101,14 @@ Result<std::vector<float>> PromptRecord::Received(const PrefillParams& params,
   PQCACHE_RETURN_IF_ERROR(
       AddReceived(params, input, l.last_lse.data() + skipped * heads_, tokens, pool, sums.data()));
   return sums;
+}
+
+uint64_t PromptRecord::bytes() const {
+  size_t floats = 0;
+  for (const Layer& l : layers_) {
+    floats += l.all.size() + l.local.size() + l.last_queries.size() + l.last_lse.size();
+  }
+  return floats * sizeof(float);
 }
 
 }  // namespace pqcache::attention

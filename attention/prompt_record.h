@@ -17,14 +17,15 @@ class PromptRecord {
   PromptRecord(const PromptNeeds& needs, int layers, int heads)
       : needs_(needs), heads_(heads), layers_(static_cast<size_t>(layers)) {}
 
-  const PromptNeeds& needs() const { return needs_; }
+  uint64_t bytes() const;
 
   // A chunk of the prompt has been attended exactly and is in the cache. lse: [N, Hq].
+  // InvalidArgument if it does not begin where the last one ended.
   Status Add(const PrefillParams& params, const AttentionInput& input, const float* lse,
              ThreadPool* pool);
 
   // Of a layer whose prompt of `tokens` tokens is in params.cache, the attention that every token
-  // received, [Hq, tokens]. `needs` asks for one thing, which this record was made for.
+  // received, [Hq, tokens]. `needs` asks for one thing. InvalidArgument if that was not recorded.
   Result<std::vector<float>> Received(const PrefillParams& params, const PromptNeeds& needs,
                                       int layer, int64_t tokens, ThreadPool* pool) const;
 

@@ -1,6 +1,7 @@
 #include "attention/retained_attention.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "pqcache/base/check.h"
@@ -9,7 +10,6 @@
 namespace pqcache::attention {
 namespace {
 
-constexpr int64_t kMaxStepTokens = 64;
 constexpr int64_t kRowsPerRead = 4096;
 
 // Of layers that attend to everything.
@@ -22,12 +22,15 @@ class EveryToken : public TokenRetention {
   void Drop(int, const KeptTokens&, int64_t, std::vector<size_t>* places) const override {
     places->clear();
   }
+  int64_t step_tokens() const override { return std::numeric_limits<int64_t>::max(); }
 
  private:
   int64_t prompt_;
 };
 
-Status CheckOptions(const CacheAttentionOptions& o) {
+}  // namespace
+
+Status RetainedAttention::CheckOptions(const CacheAttentionOptions& o) {
   const auto refuse = [](const char* what) {
     return Status::InvalidArgument(std::string(what) +
                                    " means nothing under a policy that drops tokens");
@@ -41,14 +44,17 @@ Status CheckOptions(const CacheAttentionOptions& o) {
   return Status::Ok();
 }
 
-}  // namespace
-
 Result<std::unique_ptr<RetainedAttention>> RetainedAttention::Create(CacheAttentionOptions options,
                                                                      const KvCache& prompt,
                                                                      const PromptRecord* record,
                                                                      ThreadPool* pool) {
   PQCACHE_CHECK(options.policy->drops(), "a policy that drops tokens");
   PQCACHE_RETURN_IF_ERROR(CheckOptions(options));
+  if (prompt.tokens(0) == 0 && options.policy->needs_prompt()) {
+    return Status::InvalidArgument(
+        "what the policy keeps follows from a prompt, and there is none; expected one, or a policy "
+        "with tokens=N");
+  }
   const int layers = prompt.options().layers;
   std::unique_ptr<RetainedAttention> attention(
       new RetainedAttention(std::move(options), prompt, pool));
@@ -66,7 +72,7 @@ RetainedAttention::RetainedAttention(CacheAttentionOptions options, const KvCach
       kv_heads_(prompt.options().kv_heads),
       dim_(prompt.options().page.dim),
       dtype_(prompt.options().page.dtype),
-      bounds_distances_(options_.policy->bounds_distances() && options_.dense_layers == 0),
+      bounds_distances_(BoundsDistances(options_)),
       stats_(prompt.options().layers, prompt.options().kv_heads) {
   const int group = options_.heads / kv_heads_;
   const KvCacheOptions& kept = prompt.options();
@@ -78,8 +84,7 @@ RetainedAttention::RetainedAttention(CacheAttentionOptions options, const KvCach
   for (int layer = 0; layer < layers_; ++layer) {
     for (int h = 0; h < kv_heads_; ++h) {
       std::unique_ptr<TokenRetention> retention = Retention(layer, shape);
-      max_step_tokens_ =
-          retention->lists() > 1 ? 1 : std::clamp<int64_t>(shape.budget / 4, 1, kMaxStepTokens);
+      max_step_tokens_ = std::min(max_step_tokens_, retention->step_tokens());
       heads_.emplace_back(std::move(retention), group, dim_, dtype_, options_.rope.get());
     }
   }

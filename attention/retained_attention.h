@@ -25,6 +25,13 @@ class RetainedAttention : public AttentionBackend {
                                                            const PromptRecord* record,
                                                            ThreadPool* pool);
 
+  // What Create would refuse whatever the prompt.
+  static Status CheckOptions(const CacheAttentionOptions& options);
+  // Under these options a sequence may be longer than the model's positions.
+  static bool BoundsDistances(const CacheAttentionOptions& options) {
+    return options.policy->bounds_distances() && options.dense_layers == 0;
+  }
+
   Status Attend(const AttentionInput& input, float* out) override;
   // First tokens that move along keep every distance within the window.
   bool bounds_distances() const override { return bounds_distances_; }
@@ -48,7 +55,7 @@ class RetainedAttention : public AttentionBackend {
   int layers_, kv_heads_, dim_;
   DType dtype_;
   bool bounds_distances_;
-  int64_t max_step_tokens_ = 1;
+  int64_t max_step_tokens_ = 64;
   std::vector<RetainedHead> heads_;  // [L, Hkv]
   AttentionStats stats_;
 };

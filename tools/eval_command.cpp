@@ -28,17 +28,20 @@ std::string TaskHelp() {
   return "tasks, repeatable or separated by commas. " + help;
 }
 
-// A task of a specification may have commas of its own: "a,b" is two, "a:x=1,y=2" is one.
+// Commas separate tasks, but for those between the parameters of one.
 std::vector<std::string> SplitTasks(const std::vector<std::string>& texts) {
   std::vector<std::string> tasks;
   for (const std::string& text : texts) {
-    if (text.find(':') != std::string::npos) {
-      tasks.push_back(text);
-      continue;
-    }
     for (size_t begin = 0; begin <= text.size();) {
       const size_t end = std::min(text.find(',', begin), text.size());
-      tasks.push_back(text.substr(begin, end - begin));
+      const std::string piece = text.substr(begin, end - begin);
+      const bool parameter =
+          piece.find('=') != std::string::npos && piece.find(':') == std::string::npos && begin > 0;
+      if (parameter) {
+        tasks.back() += "," + piece;
+      } else {
+        tasks.push_back(piece);
+      }
       begin = end + 1;
     }
   }
@@ -137,6 +140,7 @@ class EvalCommand : public Command {
   Status PrepareTasks() {
     tasks_ = SplitTasks(task_texts_);
     if (tasks_.empty()) return Status::InvalidArgument("--task is absent");
+    bool generates = false, from_file = false;
     for (const std::string& task : tasks_) {
       PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
       if (task == kPerplexity) {
@@ -145,14 +149,30 @@ class EvalCommand : public Command {
         if (data_file_.empty()) {
           return Status::InvalidArgument("task " + spec.name + " needs --data-file FILE");
         }
-        if (turns_ > 1) {
-          return Status::InvalidArgument("--turns is for generated tasks, and the task is " + task);
-        }
+        from_file = true;
       } else if (const auto generated = FindTask(task); !generated.ok()) {
         std::string known(kPerplexity);
         for (const FileTaskEntry& entry : FileTasks()) known += ", " + std::string(entry.name);
         return Status::InvalidArgument(generated.status().message() + ", " + known);
+      } else {
+        generates = true;
       }
+    }
+    const struct {
+      const char* flag;
+      bool given, used;
+    } flags[] = {{"--turns", turns_ != 1, generates},
+                 {"--depths", !depth_texts_.empty(), generates},
+                 {"--haystack", !haystack_.empty(), generates},
+                 {"--query-aware", query_aware_, generates || from_file},
+                 {"--data-file", !data_file_.empty(), from_file}};
+    for (const auto& f : flags) {
+      if (f.given && !f.used) {
+        return Status::InvalidArgument(std::string(f.flag) + " means nothing to these tasks");
+      }
+    }
+    if (generates && num_samples_ == 0) {
+      return Status::InvalidArgument("--num-samples is 0, expected 1 or more for generated tasks");
     }
     return Status::Ok();
   }
@@ -171,8 +191,15 @@ class EvalCommand : public Command {
           "--budgets and one of --attn-top-k, --attn-ratio and --attn-mass are given, expected "
           "one");
     }
+    const bool ppl = std::find(tasks_.begin(), tasks_.end(), kPerplexity) != tasks_.end();
     for (const std::string& name : policy_names_) {
       PQCACHE_ASSIGN_OR_RETURN(const auto options, attention_.OptionsFor(name));
+      const SelectionPolicy& chosen = *options.policy;
+      if (ppl && last_ == 0 && chosen.drops() && (chosen.uses_budget() || chosen.needs_prompt())) {
+        return Status::InvalidArgument("policy " + name +
+                                       " keeps a share of a prompt: task ppl needs --last, so that "
+                                       "there is one, or the policy tokens=N");
+      }
       if (budgets.empty() || !options.policy->uses_budget()) {
         policies_.push_back({name, -1, options});
         continue;
@@ -187,9 +214,10 @@ class EvalCommand : public Command {
   }
 
   Status CheckContexts(int64_t limit) const {
-    const bool any_length = std::all_of(
-        policies_.begin(), policies_.end(),
-        [](const EvalPolicy& policy) { return policy.options.policy->bounds_distances(); });
+    const bool any_length =
+        std::all_of(policies_.begin(), policies_.end(), [](const EvalPolicy& policy) {
+          return attention::RetainedAttention::BoundsDistances(policy.options);
+        });
     for (const int64_t ctx : ctxs_) {
       if (ctx >= 2 && (ctx <= limit || any_length)) continue;
       return Status::InvalidArgument("--ctx is " + std::to_string(ctx) +

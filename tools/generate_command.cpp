@@ -112,9 +112,7 @@ class GenerateCommand : public Command {
   };
 
   // A policy that has seen nothing of the prompt can continue it.
-  bool CanReopen() const {
-    return !options_.policy->drops() && !options_.policy->prompt_needs().any();
-  }
+  bool CanReopen() const { return !options_.policy->prompt_needs().any(); }
 
   Result<Report> RunOnCpu() {
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
@@ -255,7 +253,7 @@ class GenerateCommand : public Command {
     if (tokens_.empty()) {
       return Status::InvalidArgument("the prompt has no tokens of its own, expected at least one");
     }
-    if (options_.policy->bounds_distances()) return Status::Ok();
+    if (attention::RetainedAttention::BoundsDistances(options_)) return Status::Ok();
     if (prompt_tokens > limit) {
       return Status::InvalidArgument("the prompt has " + std::to_string(prompt_tokens) +
                                      " tokens, " + std::to_string(prefix_tokens_.size()) +

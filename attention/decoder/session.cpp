@@ -56,6 +56,7 @@ Result<std::unique_ptr<Session>> Session::Create(const Decoder* decoder,
                                            storage.store, decoder->pool()));
   FillFromModel(spec, &attention);
   if (attention.policy->drops()) {
+    PQCACHE_RETURN_IF_ERROR(RetainedAttention::CheckOptions(attention));
     session->dropping_ = attention;
     attention.needs.Add(attention.policy->prompt_needs());
     attention.policy = ExactAttention().policy;  // until the prompt has ended

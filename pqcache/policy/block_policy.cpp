@@ -14,9 +14,7 @@ class BlockPolicy : public SelectionPolicy {
   std::unique_ptr<LayerSelector> NewSelector(const SelectorShape& shape) const override {
     return CreateBlockSelector(options_.blocks, shape);
   }
-  int selecting_layer(int layer) const override {
-    return layer - (layer - options_.dense_layers) % options_.layer_step;
-  }
+  int layer_step() const override { return options_.layer_step; }
 
  private:
   BlockPolicyOptions options_;

@@ -23,7 +23,6 @@ class BlockSelector : public LayerSelector {
 
   void SetReceived(int head, const ReceivedAttention& received) override {
     summaries_[static_cast<size_t>(head)].SetReceived(received);
-    prompt_ = received.tokens;
   }
   void Append(int head, int64_t n, const float* keys) override {
     summaries_[static_cast<size_t>(head)].Append(n, keys);
@@ -50,14 +49,14 @@ class BlockSelector : public LayerSelector {
     if (chooses()) {
       const Blocks blocks = BlocksOf(step);
       open_begin_ = blocks.end * settings_.block_tokens;
-      const std::vector<char> allowed = Preselected(blocks);
+      Preselect(blocks);
       for (int head = 0; head < shape_.kv_heads; ++head) {
         for (int list = 0; list < (per_query() ? shape_.group : 1); ++list) {
           Choice& choice = ChoiceOf(head, list);
           if (settings_.sharing == BlockSharing::kLayer && head > 0) {
             choice.blocks = ChoiceOf(0, 0).blocks;
           } else {
-            choice.blocks = Best(head, list, blocks, allowed, step);
+            choice.blocks = Best(head, list, blocks, step);
           }
         }
       }
@@ -110,24 +109,24 @@ class BlockSelector : public LayerSelector {
     return query_head < shape_.kv_heads ? &summaries_[static_cast<size_t>(query_head)] : nullptr;
   }
 
-  std::vector<char> Preselected(const Blocks& blocks) const {
-    const auto n = static_cast<size_t>(blocks.end - blocks.begin);
-    if (settings_.preselect == 0 || n == 0) return std::vector<char>(n, 1);
-    std::vector<float> importance(n, 0.0f);
-    for (size_t b = 0; b < n; ++b) {
-      const int64_t block = blocks.begin + static_cast<int64_t>(b);
-      for (const BlockSummaries& head : summaries_) importance[b] += head.Importance(block);
+  // Once, of the blocks of the prompt that can be chosen then; what comes later can be, too.
+  void Preselect(const Blocks& blocks) {
+    if (settings_.preselect == 0 || !allowed_.empty()) return;
+    const int64_t n = blocks.end - blocks.begin;
+    std::vector<float> importance(static_cast<size_t>(n), 0.0f);
+    for (int64_t b = 0; b < n; ++b) {
+      for (const BlockSummaries& head : summaries_) {
+        importance[static_cast<size_t>(b)] += head.Importance(blocks.begin + b);
+      }
     }
-    // What was generated has no importance yet and stays.
-    const int64_t of_prompt = std::clamp<int64_t>(prompt_ / settings_.block_tokens - blocks.begin,
-                                                  0, std::ssize(importance));
     std::vector<int32_t> scratch;
     std::vector<int64_t> best;
-    SelectTopK(importance.data(), of_prompt, settings_.preselect, &scratch, &best);
-    std::vector<char> allowed(n, 1);
-    std::fill_n(allowed.begin(), of_prompt, 0);
-    for (const int64_t b : best) allowed[static_cast<size_t>(b)] = 1;
-    return allowed;
+    SelectTopK(importance.data(), n, settings_.preselect, &scratch, &best);
+    allowed_.assign(static_cast<size_t>(blocks.end), 0);
+    for (const int64_t b : best) allowed_[static_cast<size_t>(blocks.begin + b)] = 1;
+  }
+  bool Allowed(int64_t block) const {
+    return block >= std::ssize(allowed_) || allowed_[static_cast<size_t>(block)] != 0;
   }
 
   // Score of a block for a list.
@@ -143,12 +142,12 @@ class BlockSelector : public LayerSelector {
   }
 
   std::vector<int64_t> Best(int head, int list, const Blocks& blocks,
-                            const std::vector<char>& allowed, const SelectorStep& step) const {
+                            const SelectorStep& step) const {
     const int64_t n = blocks.end - blocks.begin;
     std::vector<float> joined;
     std::vector<int64_t> which;
     for (int64_t b = 0; b < n; ++b) {
-      if (allowed[static_cast<size_t>(b)] == 0) continue;
+      if (!Allowed(blocks.begin + b)) continue;
       float score = Joined(head, list, b, n);
       if (settings_.sharing == BlockSharing::kLayer) {
         for (int h = 1; h < shape_.kv_heads; ++h) score += Joined(h, 0, b, n);
@@ -188,7 +187,7 @@ class BlockSelector : public LayerSelector {
   std::vector<BlockSummaries> summaries_;   // [Hkv]
   std::vector<std::vector<float>> scores_;  // [Hkv][G, blocks]
   std::vector<Choice> choices_;             // [Hkv, G]
-  int64_t prompt_ = 0;                      // tokens of which attention is known
+  std::vector<char> allowed_;               // [blocks at the first choice]; empty: all
   int64_t open_begin_ = 0;                  // first token behind the blocks of the last choice
   int64_t steps_ = 0;
 };

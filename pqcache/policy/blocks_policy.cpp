@@ -9,6 +9,9 @@
 // preselect=N only the N blocks that received the most attention from the prompt's end can be
 // chosen at all, which assumes that the question stands there. Nothing is forgotten.
 //
+// First tokens and window are those of the command line (a block and 4,096 tokens in the original,
+// which takes 96 blocks). At least one block is taken, whatever the budget.
+//
 // mode=released has the faults of the published code: the largest numbers start at zero
 // (max) or at the smallest positive float (quest), quest fills as many query heads as there are KV
 // heads, and several anchors are summed up in one while the others stay zero and join the maximum.
@@ -37,6 +40,12 @@ Result<std::unique_ptr<SelectionPolicy>> CreateBlocksPolicy(const SpecString& sp
   blocks.released = mode == 1;
   PQCACHE_ASSIGN_OR_RETURN(blocks.block_tokens, spec.IntOr("block", 128));
   PQCACHE_ASSIGN_OR_RETURN(blocks.anchors, spec.NumberOr<int>("anchors", 1));
+  if (spec.args.contains("anchors") && blocks.keys != BlockKeys::kTop &&
+      blocks.keys != BlockKeys::kFixed) {
+    return Status::InvalidArgument(
+        "blocks: anchors means nothing to this rep, expected fixed or "
+        "dynamic");
+  }
   PQCACHE_ASSIGN_OR_RETURN(blocks.sharing, SharingOf(spec, BlockSharing::kLayer));
   PQCACHE_ASSIGN_OR_RETURN(blocks.token_step, spec.IntOr("token_step", 1));
   PQCACHE_ASSIGN_OR_RETURN(options.layer_step, spec.NumberOr<int>("layer_step", 1));

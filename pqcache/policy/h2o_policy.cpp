@@ -10,7 +10,6 @@
 // just left the newest ones is never invisible for a step.
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "pqcache/base/top_k.h"
@@ -66,11 +65,13 @@ class H2oPolicy : public SelectionPolicy {
   H2oPolicy(RetentionSize size, double heavy) : size_(size), heavy_(heavy) {}
 
   bool drops() const override { return true; }
+  bool uses_budget() const override { return !size_.given(); }
+  bool needs_prompt() const override { return true; }
   PromptNeeds prompt_needs() const override { return {.all = true}; }
   std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& shape) const override {
     const int64_t size = size_.Of(shape);
     const int64_t heavy =
-        std::min<int64_t>(size - 1, std::llround(heavy_ * static_cast<double>(size)));
+        std::min(size - 1, static_cast<int64_t>(heavy_ * static_cast<double>(size)));
     return std::make_unique<HeavyHitters>(shape.group, shape.prompt, size, size - heavy);
   }
 

@@ -12,8 +12,9 @@
 namespace pqcache {
 namespace {
 
-constexpr int kNeededTables = 2;      // that a chosen token shares with the query
-constexpr double kLeastShare = 1e-4;  // added to the probability of a choice, as in the original
+constexpr int kNeededTables = 2;       // that a chosen token shares with the query
+constexpr int64_t kLeastTokens = 256;  // of which a mean is taken
+constexpr double kLeastShare = 1e-4;   // added to the probability of a choice, as in the original
 
 // counts[i] += hashes[i] == hash.
 PQCACHE_VECTOR_CLONES void CountEqual(const uint16_t* hashes, int64_t n, uint16_t hash,
@@ -41,34 +42,31 @@ class HashSelector : public LayerSelector {
     for (Head& head : heads_) head.hashes.resize(static_cast<size_t>(settings.tables));
   }
 
+  // Until there are enough for a mean, tokens wait, and all of them are chosen.
   void Append(int head, int64_t n, const float* keys) override {
     Head& h = heads_[static_cast<size_t>(head)];
-    const int dim = shape_.dim;
-    if (h.mean.empty()) SetMean(n, keys, &h);
-    std::vector<float> centred(static_cast<size_t>(dim));
-    std::vector<uint16_t> hashes(static_cast<size_t>(settings_.tables));
-    for (int64_t i = 0; i < n; ++i) {
-      for (int d = 0; d < dim; ++d) {
-        centred[static_cast<size_t>(d)] = keys[i * dim + d] - h.mean[static_cast<size_t>(d)];
-      }
-      h.lengths.push_back(std::sqrt(Dot(centred.data(), centred.data(), dim)));
-      Hash(centred.data(), hashes.data());
-      for (size_t t = 0; t < hashes.size(); ++t) h.hashes[t].push_back(hashes[t]);
-    }
+    h.waiting.insert(h.waiting.end(), keys, keys + n * shape_.dim);
+    const int64_t waiting = std::ssize(h.waiting) / shape_.dim;
+    if (h.mean.empty() && waiting < kLeastTokens) return;
+    if (h.mean.empty()) SetMean(waiting, h.waiting.data(), &h);
+    for (int64_t i = 0; i < waiting; ++i) AddHashed(h.waiting.data() + i * shape_.dim, &h);
+    h.waiting.clear();
   }
   int64_t tokens(int head) const override {
-    return std::ssize(heads_[static_cast<size_t>(head)].lengths);
+    const Head& h = heads_[static_cast<size_t>(head)];
+    return std::ssize(h.lengths) + std::ssize(h.waiting) / shape_.dim;
   }
 
   void Score(int head, const float* queries, const SelectorStep& step) override {
     const Head& h = heads_[static_cast<size_t>(head)];
-    const int64_t n = step.end - step.begin;
+    const int64_t n = std::max<int64_t>(0, std::ssize(h.lengths) - step.begin);
     std::vector<uint16_t> hashes(static_cast<size_t>(settings_.tables));
     std::vector<uint16_t> counts;
     for (int g = 0; g < shape_.group; ++g) {
       const float* query = queries + int64_t{g} * shape_.dim;
       Query& q = queries_[static_cast<size_t>(head * shape_.group + g)];
       q.positions.clear();
+      for (int64_t t = step.begin; n == 0 && t < step.end; ++t) q.positions.push_back(t);
       if (n == 0) continue;
       q.scale = step.scale;
       q.length = std::sqrt(Dot(query, query, shape_.dim));
@@ -96,6 +94,7 @@ class HashSelector : public LayerSelector {
                     float* logits) const override {
     const Head& h = heads_[static_cast<size_t>(head)];
     const Query& q = queries_[static_cast<size_t>(head * shape_.group + query)];
+    if (h.mean.empty()) return;
     for (size_t i = 0; i < positions.size(); ++i) {
       const double product = double{logits[i]} / q.scale - q.mean_product;
       const double lengths = double{q.length} * h.lengths[static_cast<size_t>(positions[i])];
@@ -116,7 +115,8 @@ class HashSelector : public LayerSelector {
 
  private:
   struct Head {
-    std::vector<float> mean;                    // [D], of the first tokens that came together
+    std::vector<float> mean;                    // [D], of the tokens that were hashed first
+    std::vector<float> waiting;                 // [tokens, D]
     std::vector<float> lengths;                 // [tokens], of the centred keys
     std::vector<std::vector<uint16_t>> hashes;  // [tables][tokens]
   };
@@ -131,6 +131,15 @@ class HashSelector : public LayerSelector {
     for (int64_t i = 0; i < n; ++i) {
       AddScaled(1.0f / static_cast<float>(n), keys + i * shape_.dim, shape_.dim, h->mean.data());
     }
+  }
+
+  void AddHashed(const float* key, Head* h) const {
+    std::vector<float> centred(key, key + shape_.dim);
+    AddScaled(-1.0f, h->mean.data(), shape_.dim, centred.data());
+    h->lengths.push_back(std::sqrt(Dot(centred.data(), centred.data(), shape_.dim)));
+    std::vector<uint16_t> hashes(static_cast<size_t>(settings_.tables));
+    Hash(centred.data(), hashes.data());
+    for (size_t t = 0; t < hashes.size(); ++t) h->hashes[t].push_back(hashes[t]);
   }
 
   // hashes [tables].

@@ -8,7 +8,9 @@
 // window's length (distance=fixed). distance=true keeps the positions of the text, which a model
 // that was trained for the whole context prefers. Nothing is forgotten.
 //
-// Unlike the original, the prompt itself attends to everything here, as under every policy, and
+// First tokens and window are those of the command line; the original has 128 and 4,096, and loads
+// 16 blocks (32 or 96 in the paper's tables). At least one block is taken, whatever the budget.
+// Unlike in the original, the prompt itself attends to everything here, as under every policy, and
 // keys that were generated count alike when representatives are taken.
 
 #include "pqcache/policy/block_policy.h"

@@ -5,7 +5,9 @@
 // by the inverse of the probability of that, so that the sample estimates full attention. How many
 // tokens those are is a matter of K and L, not of the budget. Layers 0, 16, 32 and so on attend to
 // everything. 304 bytes a key; nothing is forgotten. Unlike in the original, tokens that are
-// generated are hashed, too, when they leave the local window.
+// generated are hashed, too, when they leave the local window; the mean is that of the prompt (of
+// its first 16,384 tokens, or of the first 256 that leave the window, first tokens included) and
+// stays; first tokens and window are those of the command line (4 and 64 in the original).
 
 #include <mutex>
 #include <string>

@@ -3,7 +3,6 @@
 // How many tokens a policy that drops tokens keeps.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <string>
 
@@ -27,9 +26,12 @@ struct RetentionSize {
     return size;
   }
 
+  bool given() const { return ratio > 0 || tokens > 0; }
+
   // At least one.
   int64_t Of(const RetentionShape& shape) const {
-    const int64_t wanted = ratio > 0    ? std::llround(ratio * static_cast<double>(shape.prompt))
+    const int64_t wanted = ratio > 0
+                               ? static_cast<int64_t>(ratio * static_cast<double>(shape.prompt))
                            : tokens > 0 ? tokens
                                         : shape.budget;
     return std::max<int64_t>(1, wanted);

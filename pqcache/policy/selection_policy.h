@@ -96,8 +96,8 @@ class SelectionPolicy {
   virtual std::unique_ptr<LayerSelector> NewSelector(const SelectorShape& /*shape*/) const {
     return nullptr;
   }
-  // The layer whose selection this one uses.
-  virtual int selecting_layer(int layer) const { return layer; }
+  // How many layers in a row use the choice of the first of them.
+  virtual int layer_step() const { return 1; }
   // What one KV head of one sequence keeps; null: the policy drops nothing.
   virtual std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& /*shape*/) const {
     return nullptr;
@@ -105,6 +105,8 @@ class SelectionPolicy {
   virtual bool drops() const { return false; }
   // False: how much is attended does not depend on the budget.
   virtual bool uses_budget() const { return true; }
+  // True: what it keeps is chosen from a prompt, or measured by one; it cannot begin without.
+  virtual bool needs_prompt() const { return false; }
   // True: however long the text, no two tokens that attend to one another are far apart.
   virtual bool bounds_distances() const { return false; }
 };

@@ -10,6 +10,7 @@
 // times smaller.
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <string>
 
@@ -57,6 +58,7 @@ class PromptVotes : public TokenRetention {
   void Drop(int, const KeptTokens&, int64_t, std::vector<size_t>* places) const override {
     places->clear();
   }
+  int64_t step_tokens() const override { return std::numeric_limits<int64_t>::max(); }
 
  private:
   // Means count zeros beyond either end, as a padded convolution does.
@@ -85,6 +87,8 @@ class SnapKvPolicy : public SelectionPolicy {
       : settings_(settings), size_(size) {}
 
   bool drops() const override { return true; }
+  bool uses_budget() const override { return !size_.given(); }
+  bool needs_prompt() const override { return true; }
   PromptNeeds prompt_needs() const override { return {.last = settings_.window}; }
   std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& shape) const override {
     return std::make_unique<PromptVotes>(settings_, shape, size_.Of(shape));

@@ -36,6 +36,8 @@ class NewestTokens : public TokenRetention {
     places->resize(static_cast<size_t>(dropped));
     std::iota(places->begin(), places->end(), static_cast<size_t>(sinks));
   }
+  // Three quarters of the newest tokens stay in front of every token.
+  int64_t step_tokens() const override { return std::max<int64_t>(1, (size_ - sinks_) / 4); }
   int64_t moving_sinks() const override { return places_ ? sinks_ : 0; }
 
  private:
@@ -50,6 +52,8 @@ class StreamingPolicy : public SelectionPolicy {
 
   bool drops() const override { return true; }
   bool bounds_distances() const override { return places_; }
+  bool uses_budget() const override { return !size_.given(); }
+  bool needs_prompt() const override { return size_.ratio > 0; }
   std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& shape) const override {
     const int64_t sinks = n_sink_ < 0 ? shape.n_sink : n_sink_;
     return std::make_unique<NewestTokens>(shape.prompt, sinks, size_.Of(shape), places_);

@@ -40,6 +40,8 @@ class TokenRetention {
   // Which entries of a list go so that `coming` tokens can join it: ascending places.
   virtual void Drop(int list, const KeptTokens& kept, int64_t coming,
                     std::vector<size_t>* places) const = 0;
+  // So many tokens can come at once without a choice that would have been another one by one.
+  virtual int64_t step_tokens() const { return 1; }
   // True: attention that tokens receive while decoding is summed for Drop.
   virtual bool needs_received() const { return false; }
   // The first so many tokens are attended to as if what was dropped behind them had never been:

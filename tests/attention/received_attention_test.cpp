@@ -113,6 +113,20 @@ TEST(ReceivedAttention, AShorterPromptThanWasAskedForIsTakenWhole) {
   ExpectNear(recorded.Received({.last = 32}), Oracle(recorded.layers[0], 0, 10, 0));
 }
 
+TEST(ReceivedAttention, AGapIsRefused) {
+  Recorded recorded(RandomSequence(6, 40, 2, 1, 8), {.all = true}, {20});
+  recorded.rig.Decode(20);
+  ThreadPool pool(1);
+  PromptRecord record({.all = true}, 1, 2);
+  const int64_t position = 20;
+  const AttentionInput input{0, 1, &position, recorded.layers[0].query(20, 0), nullptr, nullptr};
+  const float lse[2] = {};
+  testing::ExpectError(record.Add({&recorded.rig.cache(), 2, 0}, input, lse, &pool),
+                       StatusCode::kInvalidArgument, "20 tokens in front of it");
+  testing::ExpectError(record.Received({&recorded.rig.cache(), 2, 0}, {.last = 3}, 0, 0, &pool),
+                       StatusCode::kInvalidArgument, "what was not recorded");
+}
+
 TEST(ReceivedAttention, OfAnotherPromptItIsRefused) {
   Recorded recorded(RandomSequence(5, 30, 2, 1, 8), {.all = true}, {20});
   ThreadPool pool(1);

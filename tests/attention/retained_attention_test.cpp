@@ -178,6 +178,19 @@ TEST(RetainedAttention, SeveralTokensInOneStepSeeNoneBehindThem) {
   }
 }
 
+TEST(RetainedAttention, AStepIsNoLongerThanTheRulesAllow) {
+  const Layers grouped = {RandomSequence(12, 130, 4, 2, 16)},
+               single = {RandomSequence(13, 130, 2, 2, 16)};
+  const auto most = [](const Layers& layers, const std::string& policy) {
+    return Retained(&layers, policy, 120, 40).attention().MaxStepTokens();
+  };
+  EXPECT_EQ(most(grouped, "h2o"), 1);
+  EXPECT_EQ(most(single, "h2o"), 1);  // one query head a KV head does not change its rule
+  EXPECT_EQ(most(grouped, "streaming"), 9);
+  EXPECT_EQ(most(grouped, "streaming:tokens=8"), 1);
+  EXPECT_EQ(most(grouped, "snapkv"), 64);
+}
+
 // Sums of attention decide, those of the prompt and those of the steps.
 TEST(H2o, SumsAreOfEveryTokenSoFar) {
   const Layers layers = {RandomSequence(8, 130, 2, 1, 16)};
@@ -288,6 +301,18 @@ TEST(RetainedAttention, RefusesWhatHasNoMeaning) {
   constexpr auto kInvalid = StatusCode::kInvalidArgument;
   EXPECT_OK(create("streaming", [](Options*) {}));
   ExpectError(create("h2o", [](Options*) {}), kInvalid, "nothing of it was recorded");
+  storage::MemoryPageStore store(storage::kNoMemoryLimit);
+  KvCacheOptions kept;
+  kept.layers = kept.kv_heads = 1;
+  kept.page.dim = 8;
+  const auto empty = KvCache::Create(kept, nullptr, &store, &pool).value();
+  for (const char* policy : {"streaming:ratio=0.3", "snapkv", "h2o"}) {
+    Options options;
+    options.heads = 1;
+    options.policy = CreatePolicy(policy).value();
+    ExpectError(RetainedAttention::Create(options, *empty, nullptr, &pool), kInvalid,
+                "follows from a prompt");
+  }
   ExpectError(create("streaming", [](Options* o) { o->budget = {.mass = 0.9}; }), kInvalid, "mass");
   ExpectError(create("streaming", [](Options* o) { o->shadow_every = 1; }), kInvalid, "shadow");
   ExpectError(create("streaming", [](Options* o) { o->tail = TailMode::kEstimate; }), kInvalid,

@@ -201,30 +201,103 @@ TEST(InfLlm, APlantedBlockIsChosen) {
 }
 
 TEST(MagicPig, WithAHashForEverythingItIsNearlyExact) {
-  const Layers layers = {RandomSequence(13, 150, 4, 2, 32)};
+  const Layers layers = {RandomSequence(13, 400, 4, 2, 32)};
   Rig rig(&layers, SmallSplit("magicpig:K=1,L=300,dense_every=0", {.tokens = 1}));
-  rig.Prefill(0, 145);
-  for (int64_t t = 145; t < 150; ++t) {
+  rig.Prefill(0, 395);
+  for (int64_t t = 395; t < 400; ++t) {
     EXPECT_LT(MaxDifference(rig.Decode(t), ExactRow(layers[0], t)), 2e-3) << t;
   }
 }
 
 // Of the output, over random directions: a mean of many is closer than one.
 TEST(MagicPig, OutputsScatterAroundTheExactOne) {
-  const Layers layers = {RandomSequence(14, 200, 1, 1, 16)};
-  const auto exact = ExactRow(layers[0], 199);
+  const Layers layers = {RandomSequence(14, 400, 1, 1, 16)};
+  const auto exact = ExactRow(layers[0], 399);
   std::vector<double> mean(16, 0.0);
   double one = 0;
   constexpr int kDraws = 60;
   for (int seed = 0; seed < kDraws; ++seed) {
     const std::string policy = "magicpig:K=5,L=30,dense_every=0,seed=" + std::to_string(seed);
     Rig rig(&layers, SmallSplit(policy, {.tokens = 1}));
-    rig.Prefill(0, 199);
-    const auto out = rig.Decode(199);
+    rig.Prefill(0, 399);
+    const auto out = rig.Decode(399);
     for (size_t d = 0; d < 16; ++d) mean[d] += out[d] / kDraws;
     one += MaxDifference(out, exact) / kDraws;
   }
   EXPECT_LT(MaxDifference(mean, exact), 0.3 * one);
+}
+
+// Nothing has left the window when the first token is decoded.
+TEST(SelectorPolicies, APromptMayBeShorterThanTheWindow) {
+  const Layers layers = {RandomSequence(16, 120, 4, 2, 32)};
+  for (const std::string policy : kBlockPolicies) {
+    if (policy.find("preselect") != std::string::npos) continue;
+    SCOPED_TRACE(policy);
+    Rig rig(&layers, SmallSplit(policy, kAll));
+    rig.Prefill(0, 10);
+    for (int64_t t = 10; t < 120; ++t) {
+      ASSERT_LT(MaxDifference(rig.Decode(t), ExactRow(layers[0], t)), 1e-5) << t;
+    }
+  }
+  Rig hashes(&layers, SmallSplit("magicpig:dense_every=0", {.tokens = 1}));
+  hashes.Prefill(0, 10);
+  for (int64_t t = 10; t < 120; ++t) {  // too few for a mean: all are chosen
+    ASSERT_LT(MaxDifference(hashes.Decode(t), ExactRow(layers[0], t)), 1e-5) << t;
+  }
+}
+
+TEST(SelectorPolicies, DenseLayersInFrontDoNotChooseForOthers) {
+  const Layers layers = {RandomSequence(17, 150, 2, 1, 32), RandomSequence(18, 150, 2, 1, 32),
+                         RandomSequence(19, 150, 2, 1, 32), RandomSequence(20, 150, 2, 1, 32)};
+  for (const std::string policy :
+       {"blocks:rep=mean,block=8,layer_step=2", "blocks:rep=mean,block=8,layer_step=3,dense=1"}) {
+    for (const int dense_layers : {0, 1, 2}) {
+      RigOptions options = SmallSplit(policy, kAll);
+      options.attention.dense_layers = dense_layers;
+      Rig rig(&layers, options);
+      rig.Prefill(0, 149);
+      const std::vector<float> out = rig.Decode(149);
+      for (size_t layer = 0; layer < 4; ++layer) {
+        EXPECT_LT(
+            MaxDifference(std::span(out).subspan(layer * 64, 64), ExactRow(layers[layer], 149)),
+            1e-5)
+            << policy << " " << dense_layers << " layer " << layer;
+      }
+    }
+  }
+}
+
+// What was preselected stays, and what leaves the window later joins it.
+TEST(SelectorPolicies, PreselectionIsMadeOnce) {
+  const Layers layers = {RandomSequence(21, 300, 2, 1, 32)};
+  RigOptions options = SmallSplit("blocks:block=8,rep=mean,preselect=2", kAll);
+  options.attention.shadow_every = 1;
+  Rig rig(&layers, options);
+  rig.Prefill(0, 150);
+  double last = 0;
+  for (int64_t t = 150; t < 300; ++t) {
+    rig.Decode(t);
+    const double selected = rig.stats().Total().selected;
+    const double now = selected - last;
+    last = selected;
+    // Two blocks, and everything that has left the window since.
+    EXPECT_NEAR(now, 16 + static_cast<double>(t + 1 - 24 - (151 - 24) / 8 * 8), 4.1) << t;
+  }
+}
+
+TEST(SelectorPolicies, Bfloat16RowsAreAttendedAsTheyAreStored) {
+  const Sequence plain = RandomSequence(22, 120, 4, 2, 32);
+  const auto rope = testing::SmallRope(32);
+  const Layers layers = {testing::Rotated(plain, *rope)};
+  RigOptions options = SmallSplit("infllm:block=8", kAll);
+  options.attention.rope = rope;
+  Rig exact_rows(&layers, options);
+  options.cache.page.dtype = DType::kBF16;
+  Rig rounded(&layers, options);
+  for (Rig* rig : {&exact_rows, &rounded}) rig->Prefill(0, 110);
+  for (int64_t t = 110; t < 120; ++t) {
+    EXPECT_LT(MaxDifference(rounded.Decode(t), exact_rows.Decode(t)), 3e-2);
+  }
 }
 
 TEST(SelectorPolicies, RefuseWhatTheyCannotDo) {

@@ -367,7 +367,8 @@ class CommandLine(unittest.TestCase):
         rows = self.eval(*beyond, "--policy", "streaming:tokens=64", model=model)
         self.assertGreater(rows[0]["ppl"], 1)
         self.expect(1, "expected 2 to the model's 512", "eval", "-m", model, *beyond,
-                    "--policy", "streaming", "--policy", "exact")
+                    "--policy", "streaming:tokens=64", "--policy", "exact")
+        self.expect(2, "needs --last", "eval", "-m", model, *beyond, "--policy", "streaming")
         long = ",".join(str(t % 256) for t in range(700))
         done = self.expect(0, "tokens", "generate", "-m", model, "--prompt-tokens", long, "-n", "5",
                            "--ignore-eos", "--policy", "streaming:tokens=64", "--json")

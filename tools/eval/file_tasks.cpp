@@ -94,7 +94,11 @@ Result<TextSample> ReadLongBench(const SpecString& task, const Json& line) {
     PQCACHE_ASSIGN_OR_RETURN(sample.max_tokens, task.IntOr("max_tokens", set.max_tokens));
     sample.question = std::string(set.before) + input + std::string(set.after);
     sample.metrics = {std::string(set.metric)};
+    sample.first_line = set.first_line;
     if (set.first_line) sample.stops = {"\n"};
+    if (set.metric == "classification" && sample.references.classes.empty()) {
+      return Status::InvalidArgument("'all_classes' is absent, expected the classes of " + dataset);
+    }
     return sample;
   }
   return Status::InvalidArgument("dataset is '" + dataset + "', expected one of: " + known);
@@ -288,13 +292,14 @@ Result<EvalSample> Tokenise(const TextSample& text, int64_t ctx,
   }
   question.max_tokens = text.max_tokens;
   question.stops = text.stops;
+  question.first_line = text.first_line;
   question.choices = text.choices;
   // A question without a context is its own: all but its last token.
-  if (sample.context.empty()) {
+  if (sample.context.size() <= 1) {  // a beginning-of-sequence token
     if (question.tokens.size() < 2) {
       return Status::InvalidArgument("a sample has no context and no question");
     }
-    sample.context.assign(question.tokens.begin(), question.tokens.end() - 1);
+    sample.context.insert(sample.context.end(), question.tokens.begin(), question.tokens.end() - 1);
     question.tokens.erase(question.tokens.begin(), question.tokens.end() - 1);
   }
   const int64_t room = ctx - std::ssize(question.tokens) - question.max_tokens;

@@ -30,6 +30,7 @@ struct TextSample {
   std::vector<std::string> metrics;  // the first one is the score
   int64_t max_tokens = 0;
   std::vector<std::string> stops;
+  bool first_line = false;
   std::vector<std::string> choices;
   Json source;  // the request, in HELM's form
 };

@@ -270,8 +270,14 @@ bool StartsWithAny(const std::string& text, const std::vector<std::string>& answ
                      [&](const std::string& a) { return text.starts_with(a); });
 }
 
+// A completion begins with a blank, the answer of a chat does not.
+std::string_view WithoutBlanks(std::string_view text) {
+  return text.substr(std::min(text.find_first_not_of(" \n"), text.size()));
+}
+
 // InfiniteBench: the letter of an option, or its text.
 double Choice(std::string_view prediction, const References& r) {
+  prediction = WithoutBlanks(prediction);
   constexpr std::string_view kLetters = "ABCD";
   const auto is_letter = [&](std::string_view word) {
     return word.size() == 1 && kLetters.find(word[0]) != std::string_view::npos;
@@ -292,6 +298,7 @@ double Choice(std::string_view prediction, const References& r) {
 
 // InfiniteBench: answers are the function's name and the letter of its option.
 double CodeDebug(std::string_view prediction, const References& r) {
+  prediction = WithoutBlanks(prediction);
   const std::string& letter = r.answers.back();
   if (prediction.starts_with(letter + ".") || prediction.starts_with(letter + ":")) return 1;
   std::string text = Blanked(prediction, "\n`'\"-*");

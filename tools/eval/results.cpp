@@ -47,25 +47,33 @@ void AddScores(const Group& group, Json* row) {
     row->Set("ppl", std::exp(MeanOf(group, [](const SampleResult& r) { return r.loss; })));
     return;
   }
-  std::vector<double> by_turn(first.turns.size(), 0.0);
-  Json scores;
-  for (size_t m = 0; m < first.turns[0].scores.size(); ++m) {
-    double sum = 0, count = 0;
-    for (const SampleResult* r : group.results) {
-      for (size_t turn = 0; turn < r->turns.size(); ++turn) {
-        const double score = r->turns[turn].scores[m].second;
-        sum += score;
-        count += 1;
-        if (m == 0 && turn < by_turn.size()) by_turn[turn] += score;
+  std::vector<std::pair<double, double>> by_turn;  // sum, count
+  double sum = 0, count = 0;
+  std::vector<std::pair<std::string, std::pair<double, double>>> metrics;
+  for (const SampleResult* r : group.results) {
+    by_turn.resize(std::max(by_turn.size(), r->turns.size()));
+    for (size_t turn = 0; turn < r->turns.size(); ++turn) {
+      const auto& scores = r->turns[turn].scores;
+      sum += scores.front().second;
+      count += 1;
+      by_turn[turn].first += scores.front().second;
+      by_turn[turn].second += 1;
+      for (const auto& [name, score] : scores) {
+        auto metric = std::find_if(metrics.begin(), metrics.end(),
+                                   [&, n = name](const auto& m) { return m.first == n; });
+        if (metric == metrics.end()) metric = metrics.insert(metric, {name, {0, 0}});
+        metric->second.first += score;
+        metric->second.second += 1;
       }
     }
-    if (m == 0) row->Set("score", sum / count).Set("ppl", Json());
-    scores.Set(first.turns[0].scores[m].first, sum / count);
   }
-  row->Set("metrics", std::move(scores));
+  row->Set("score", sum / count).Set("ppl", Json());
+  Json means;
+  for (const auto& [name, total] : metrics) means.Set(name, total.first / total.second);
+  row->Set("metrics", std::move(means));
   if (by_turn.size() < 2) return;
   Json turns = Json::Array();
-  for (const double sum : by_turn) turns.Push(sum / static_cast<double>(group.results.size()));
+  for (const auto& [score, n] : by_turn) turns.Push(score / n);
   row->Set("score_by_turn", std::move(turns));
 }
 

@@ -35,10 +35,15 @@ Status EvalRunner::Open() {
   return Status::Ok();
 }
 
-Result<std::unique_ptr<attention::Session>> EvalRunner::StartSession() const {
+double EvalRunner::PrefillMs(double ms, const attention::Session& parent,
+                             const EvalPolicy& policy) {
+  return policy.options.policy->prompt_needs().any() ? ms : ms - parent.record_ms();
+}
+
+Result<std::unique_ptr<attention::Session>> EvalRunner::StartSession(bool recorded) const {
   attention::CacheAttentionOptions exact = attention::ExactAttention();
   for (const EvalPolicy& policy : *policies_) {
-    exact.needs.Add(policy.options.policy->prompt_needs());
+    if (recorded) exact.needs.Add(policy.options.policy->prompt_needs());
   }
   return attention::Session::Create(decoder_, storage_, std::move(exact));
 }
@@ -68,7 +73,7 @@ void EvalRunner::AddStats(const attention::Session& session, const EvalPolicy& p
 
 Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolicy* const> policies,
                              const Sink& sink) {
-  PQCACHE_ASSIGN_OR_RETURN(const auto parent, StartSession());
+  PQCACHE_ASSIGN_OR_RETURN(const auto parent, StartSession(true));
   const Stopwatch start;
   std::vector<float> logits;
   PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 1, &logits));
@@ -77,7 +82,7 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
     SampleResult result;
     result.sample_depth = sample.depth;
     result.truncated = sample.truncated;
-    result.prefill_ms = prefill_ms;
+    result.prefill_ms = PrefillMs(prefill_ms, *parent, *policy);
     result.source = sample.source;
     const Stopwatch fork;
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork(policy->options));
@@ -102,7 +107,7 @@ Result<SampleTurn> EvalRunner::Answer(attention::Session* session, const EvalQue
   if (question.choices.empty()) {
     PQCACHE_ASSIGN_OR_RETURN(turn.predicted, Generate(session, question, &logits, result));
   } else {
-    PQCACHE_ASSIGN_OR_RETURN(turn.predicted, Choose(question, logits));
+    PQCACHE_ASSIGN_OR_RETURN(turn.predicted, Choose(session, question, logits));
   }
   for (const MetricEntry* metric : question.metrics) {
     turn.scores.emplace_back(metric->name, metric->score(turn.predicted, question.references));
@@ -124,34 +129,52 @@ Result<std::string> EvalRunner::Generate(attention::Session* session, const Eval
     tokens.push_back(token);
     PQCACHE_ASSIGN_OR_RETURN(const std::string text, tokenizer_->Decode(tokens, false));
     answer = text.size() > before.size() ? text.substr(before.size()) : "";
+    if (question.first_line)
+      answer.erase(0, std::min(answer.find_first_not_of('\n'), answer.size()));
     if (CutAtStop(question.stops, &answer) || i + 1 == question.max_tokens) break;
     if (question.max_bytes > 0 && answer.size() >= question.max_bytes) break;
     const Stopwatch step;
     PQCACHE_RETURN_IF_ERROR(session->Step(token, logits));
-    result->gaps_ms.push_back(step.milliseconds());
+    // Some policies look at the whole prompt in their first step.
+    const bool first = question.in_prompt && i == 0;
+    if (first) result->first_ms += step.milliseconds();
+    if (!first) result->gaps_ms.push_back(step.milliseconds());
   }
   return answer;
 }
 
-Result<std::string> EvalRunner::Choose(const EvalQuestion& question,
-                                       const std::vector<float>& logits) const {
-  const std::string* best = nullptr;
+Result<std::string> EvalRunner::Choose(attention::Session* session, const EvalQuestion& question,
+                                       std::vector<float> logits) const {
+  std::vector<std::vector<int64_t>> choices;
+  for (const std::string& choice : question.choices) {
+    PQCACHE_ASSIGN_OR_RETURN(choices.emplace_back(), tokenizer_->Encode(choice, false));
+  }
+  // What all of them begin with (a blank, in some tokenizers) is said first.
+  size_t common = 0;
+  const auto same = [&](const std::vector<int64_t>& tokens) {
+    return tokens.size() > common + 1 && tokens[common] == choices[0][common];
+  };
+  while (std::all_of(choices.begin(), choices.end(), same)) ++common;
+  if (common > 0) {
+    PQCACHE_RETURN_IF_ERROR(session->Ask(std::span(choices[0]).first(common), &logits));
+  }
+  size_t best = 0;
   double most = 0;
   std::vector<int64_t> seen;
-  for (const std::string& choice : question.choices) {
-    PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> tokens, tokenizer_->Encode(choice, false));
-    if (tokens.empty() || std::find(seen.begin(), seen.end(), tokens.front()) != seen.end()) {
-      return Status::InvalidArgument("the choice '" + choice +
-                                     "' has no first token of its own in this tokenizer");
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const int64_t token = choices[i].size() > common ? choices[i][common] : -1;
+    if (token < 0 || std::find(seen.begin(), seen.end(), token) != seen.end()) {
+      return Status::InvalidArgument("the choice '" + question.choices[i] +
+                                     "' has no token of its own in this tokenizer");
     }
-    seen.push_back(tokens.front());
-    const double probability = attention::LogProbability(logits, tokens.front());
-    if (best == nullptr || probability > most) {
+    seen.push_back(token);
+    const double probability = attention::LogProbability(logits, token);
+    if (i == 0 || probability > most) {
       most = probability;
-      best = &choice;
+      best = i;
     }
   }
-  return *best;
+  return question.choices[best];
 }
 
 Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
@@ -166,14 +189,14 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
       continue;
     }
     if (parent == nullptr) {
-      PQCACHE_ASSIGN_OR_RETURN(parent, StartSession());
+      PQCACHE_ASSIGN_OR_RETURN(parent, StartSession(true));
       const Stopwatch start;
       PQCACHE_RETURN_IF_ERROR(
           parent->Prefill(window.first(window.size() - static_cast<size_t>(scored)), 1, &logits));
       prefill_ms = start.milliseconds();
     }
     SampleResult result;
-    result.prefill_ms = prefill_ms;
+    result.prefill_ms = PrefillMs(prefill_ms, *parent, *policy);
     const Stopwatch fork;
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork(policy->options));
     result.first_ms = fork.milliseconds();
@@ -194,7 +217,8 @@ Status EvalRunner::DecodeWindow(attention::Session* session, std::span<const int
     if (i + 1 == last.size()) break;
     const Stopwatch step;
     PQCACHE_RETURN_IF_ERROR(session->Step(last[i], &logits));
-    result->gaps_ms.push_back(step.milliseconds());
+    if (i == 0) result->first_ms += step.milliseconds();
+    if (i > 0) result->gaps_ms.push_back(step.milliseconds());
   }
   result->loss = loss / static_cast<double>(scored);
   return Status::Ok();
@@ -202,7 +226,7 @@ Status EvalRunner::DecodeWindow(attention::Session* session, std::span<const int
 
 Result<SampleResult> EvalRunner::ExactWindow(std::span<const int64_t> window,
                                              int64_t scored) const {
-  PQCACHE_ASSIGN_OR_RETURN(const auto session, StartSession());
+  PQCACHE_ASSIGN_OR_RETURN(const auto session, StartSession(false));
   const int64_t vocab = decoder_->spec().vocab;
   const auto first = static_cast<int64_t>(window.size()) - scored;
   SampleResult result;

@@ -52,13 +52,17 @@ class EvalRunner {
                    std::span<const EvalPolicy* const> policies, const Sink& sink);
 
  private:
-  Result<std::unique_ptr<attention::Session>> StartSession() const;
+  // `recorded`: for forks under policies that have to know how the prompt attended.
+  Result<std::unique_ptr<attention::Session>> StartSession(bool recorded) const;
+  // The prompt's time as a policy pays it: with the recording if it needs that.
+  static double PrefillMs(double ms, const attention::Session& parent, const EvalPolicy& policy);
   // `logits` are of the prompt, for a question that it ends with.
   Result<SampleTurn> Answer(attention::Session* session, const EvalQuestion& question,
                             std::vector<float> logits, SampleResult* result) const;
   Result<std::string> Generate(attention::Session* session, const EvalQuestion& question,
                                std::vector<float>* logits, SampleResult* result) const;
-  Result<std::string> Choose(const EvalQuestion& question, const std::vector<float>& logits) const;
+  Result<std::string> Choose(attention::Session* session, const EvalQuestion& question,
+                             std::vector<float> logits) const;
   Status DecodeWindow(attention::Session* session, std::span<const int64_t> window, int64_t scored,
                       std::vector<float> logits, SampleResult* result) const;
   Result<SampleResult> ExactWindow(std::span<const int64_t> window, int64_t scored) const;

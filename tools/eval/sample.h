@@ -19,8 +19,9 @@ struct EvalQuestion {
   int64_t max_tokens = 0;                   // of the answer
   size_t max_bytes = 0;                     // that the score looks at; 0: all
   std::vector<std::string> stops;           // the answer ends before any of these
+  bool first_line = false;                  // line breaks in front of the answer do not count
   // Not empty: nothing is generated; the answer is the one of these that is most likely to come
-  // next, by its first token.
+  // next, by the first token that tells them apart.
   std::vector<std::string> choices;
 };
 

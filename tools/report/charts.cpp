@@ -49,6 +49,13 @@ struct Axis {
     high = std::ceil(most / step - 1e-9) * step;
   }
   double Share(double value) const { return (value - low) / (high - low); }
+  // Evenly spaced, both ends included.
+  std::vector<double> Ticks() const {
+    const int count = static_cast<int>(std::clamp(std::round((high - low) / step), 1.0, 20.0));
+    std::vector<double> ticks;
+    for (int i = 0; i <= count; ++i) ticks.push_back(low + (high - low) * i / count);
+    return ticks;
+  }
 };
 
 }  // namespace
@@ -108,12 +115,12 @@ std::string DrawLines(const LineChart& chart) {
     return kHeight - kBottom - ys.Share(y) * (kHeight - kTop - kBottom);
   };
   std::string svg = Open(kWidth, kHeight, chart.title);
-  for (double y = ys.low; y <= ys.high + ys.step / 2; y += ys.step) {
+  for (const double y : ys.Ticks()) {
     svg += "<line class=\"grid\" x1=\"" + Place(kLeft) + "\" x2=\"" + Place(kWidth - kRight) +
            "\" y1=\"" + Place(y_at(y)) + "\" y2=\"" + Place(y_at(y)) + "\"/>";
     svg += Text(kLeft - 6, y_at(y) + 4, "end", ShortNumber(y, 4));
   }
-  for (double x = xs.low; x <= xs.high + xs.step / 2; x += xs.step) {
+  for (const double x : xs.Ticks()) {
     svg += Text(x_at(x), kHeight - kBottom + 18, "middle", ShortNumber(x, 4));
   }
   svg += Text((kLeft + kWidth - kRight) / 2, kHeight - 6, "middle", chart.x_label);
@@ -152,10 +159,11 @@ std::string DrawHeatMap(const HeatMap& map) {
       const double share = std::min(1.0, value);
       const double good = map.low_is_good ? 1 - share : share;
       const std::string hue = std::to_string(static_cast<int>(std::lround(120 * good)));
-      svg += "<rect class=\"cell\" x=\"" + Place(x) + "\" y=\"" + Place(y) + "\" width=\"" +
-             Place(kCell - 2) + "\" height=\"" + Place(kCellHeight - 2) +
-             "\" style=\"--hue:" + hue + "\"/>" +
-             Text(x + kCell / 2 - 1, y + 17, "middle", ShortNumber(std::round(1000 * value) / 10, 3));
+      svg +=
+          "<rect class=\"cell\" x=\"" + Place(x) + "\" y=\"" + Place(y) + "\" width=\"" +
+          Place(kCell - 2) + "\" height=\"" + Place(kCellHeight - 2) + "\" style=\"--hue:" + hue +
+          "\"/>" +
+          Text(x + kCell / 2 - 1, y + 17, "middle", ShortNumber(std::round(1000 * value) / 10, 3));
     }
   }
   const double below = kCellHeight * static_cast<double>(map.rows.size());

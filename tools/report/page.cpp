@@ -253,11 +253,12 @@ class Page {
           auto& bins = sums[NumberOf(line, "ctx", 0)];
           bins.resize(kBins);
           auto& bin = bins[static_cast<size_t>(std::min(depth * kBins, kBins - 1.0))];
-          for (const Json& turn : line.Find("turns")->AsArray()) {
-            const Json* scores = turn.Find("scores");
-            bin.first += NumberOf(*scores, scores->AsObject().front().first, 0);
-            bin.second += 1;
-          }
+          // Of the first question: the depth is that of its fact.
+          const Json::Array& turns = line.Find("turns")->AsArray();
+          if (turns.empty()) continue;
+          const Json* scores = turns.front().Find("scores");
+          bin.first += NumberOf(*scores, scores->AsObject().front().first, 0);
+          bin.second += 1;
         }
         if (sums.empty()) continue;
         HeatMap map;

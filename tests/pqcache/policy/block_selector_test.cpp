@@ -59,6 +59,11 @@ std::vector<int64_t> Range(int64_t begin, int64_t end) {
   return range;
 }
 
+std::vector<int64_t> Joined(std::vector<int64_t> a, const std::vector<int64_t>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
 TEST(Quest, NoKeyOfAPageExceedsItsScoreAndASingleKeyReachesIt) {
   for (const int64_t page : {1, 2, 16}) {
     const std::vector<float> keys = RandomNormals(203 * kDim, 1);
@@ -290,12 +295,13 @@ TEST(Blocks, PreselectedBlocksAreThoseThatReceivedTheMostAttention) {
   sums[52] = 2.0f;  // block 6
   selector->SetReceived(0, {sums.data(), 64});
   const std::vector<float> keys = RandomNormals(80 * kDim, 19);
-  selector->Append(0, 80, keys.data());
+  selector->Append(0, 64, keys.data());
   const std::vector<float> query = RandomNormals(kDim, 20);
-  std::vector<int64_t> expected = Range(8, 16);
-  for (const auto& more : {Range(48, 56), Range(64, 80)}) {  // what came after the prompt stays
-    expected.insert(expected.end(), more.begin(), more.end());
-  }
+  std::vector<int64_t> expected = Joined(Range(8, 16), Range(48, 56));
+  EXPECT_EQ(Chosen(selector.get(), query, {1.0f, 0, 64, 64}), expected);
+  selector->Append(0, 16, keys.data() + 64 * kDim);
+  // What came after the first choice stays.
+  expected = Joined(expected, Range(64, 80));
   EXPECT_EQ(Chosen(selector.get(), query, {1.0f, 0, 80, 80}), expected);
 }
 

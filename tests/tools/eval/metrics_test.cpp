@@ -94,6 +94,8 @@ TEST(Metrics, InfiniteBenchWords) {
   EXPECT_EQ(Score("code_debug", "The answer is: Option C", fault), 1);
   EXPECT_EQ(Score("code_debug", "The answer is: `parse_line`", fault), 1);
   EXPECT_EQ(Score("code_debug", "The answer is: D", fault), 0);
+  EXPECT_EQ(Score("code_debug", " C.", fault), 1);
+  EXPECT_EQ(Score("choice", " B", right), 1);
 }
 
 TEST(Metrics, NamesAreUniqueAndUnknownOnesAreTold) {
