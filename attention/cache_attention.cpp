@@ -1,7 +1,6 @@
 #include "attention/cache_attention.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "attention/prefill_attention.h"
@@ -114,11 +113,7 @@ Status CacheAttention::Prefill(const AttentionInput& input, float* out) {
   PQCACHE_RETURN_IF_ERROR(cache_->Append(stored.layer, stored.n, stored.keys, stored.values));
   if (record_ == nullptr) return Status::Ok();
   if (record_.use_count() > 1) record_ = std::make_shared<PromptRecord>(*record_);  // a fork's own
-  const auto start = std::chrono::steady_clock::now();
-  const Status status = record_->Add(Params(), stored, lse.data(), pool_);
-  record_ms_ +=
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  return status;
+  return record_->Add(Params(), stored, lse.data(), pool_);
 }
 
 AttentionInput CacheAttention::AsStored(const AttentionInput& input) {
@@ -242,8 +237,7 @@ Status CacheAttention::Remember(int layer, int64_t prompt, LayerSelector* select
 }
 
 uint64_t CacheAttention::selector_bytes() const {
-  const bool recorded = record_ != nullptr && options_.policy->prompt_needs().any();
-  uint64_t bytes = recorded ? record_->bytes() : 0;
+  uint64_t bytes = record_ == nullptr ? 0 : record_->bytes_for(options_.policy->prompt_needs());
   for (const auto& selector : selectors_) bytes += selector == nullptr ? 0 : selector->bytes();
   return bytes;
 }

@@ -51,8 +51,6 @@ class CacheAttention : public AttentionBackend {
   KvCache* cache() const { return cache_; }
   // What was recorded of the prompt; null if nothing was to be.
   const std::shared_ptr<PromptRecord>& record() const { return record_; }
-  // What recording has taken of the prefill's time.
-  double record_ms() const { return record_ms_; }
   // Memory of the policy's own, the record included if it needs one.
   uint64_t selector_bytes() const;
 
@@ -84,7 +82,6 @@ class CacheAttention : public AttentionBackend {
   bool has_selectors_;
   std::vector<std::unique_ptr<LayerSelector>> selectors_;  // [layers], as they are needed
   std::vector<bool> begun_;                                // [layers]: the selector has the record
-  double record_ms_ = 0;
   bool prefill_ = true;
   int64_t decoded_ = 0;                   // tokens
   std::vector<HeadStep> steps_;           // [Hkv]

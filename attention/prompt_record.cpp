@@ -1,6 +1,7 @@
 #include "attention/prompt_record.h"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <string>
 
@@ -8,6 +9,12 @@
 
 namespace pqcache::attention {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Milliseconds(Clock::time_point since) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - since).count();
+}
 
 // rows [heads, from] become [heads, to]; what is new is zero.
 void Restride(int64_t heads, int64_t from, int64_t to, std::vector<float>* rows) {
@@ -42,9 +49,12 @@ Status PromptRecord::Add(const PrefillParams& params, const AttentionInput& inpu
   }
   const int64_t tokens = input.positions[input.n - 1] + 1;
   Widen(tokens, &layer);
+  auto start = Clock::now();
   if (needs_.all) {
     PQCACHE_RETURN_IF_ERROR(AddReceived(params, input, lse, tokens, pool, layer.all.data()));
   }
+  all_ms_ += Milliseconds(start);
+  start = Clock::now();
   if (needs_.local) {
     // The same softmax over the window alone.
     PrefillParams local = params;
@@ -58,6 +68,7 @@ Status PromptRecord::Add(const PrefillParams& params, const AttentionInput& inpu
     PQCACHE_RETURN_IF_ERROR(
         AddReceived(local, input, local_lse.data(), tokens, pool, layer.local.data()));
   }
+  local_ms_ += Milliseconds(start);
   KeepLast(input, params.cache->options().page.dim, lse, &layer);
   return Status::Ok();
 }
@@ -103,10 +114,12 @@ Result<std::vector<float>> PromptRecord::Received(const PrefillParams& params,
   return sums;
 }
 
-uint64_t PromptRecord::bytes() const {
+uint64_t PromptRecord::bytes_for(const PromptNeeds& needs) const {
   size_t floats = 0;
   for (const Layer& l : layers_) {
-    floats += l.all.size() + l.local.size() + l.last_queries.size() + l.last_lse.size();
+    if (needs.all) floats += l.all.size();
+    if (needs.local) floats += l.local.size();
+    if (needs.last > 0) floats += l.last_queries.size() + l.last_lse.size();
   }
   return floats * sizeof(float);
 }

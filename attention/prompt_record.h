@@ -17,7 +17,12 @@ class PromptRecord {
   PromptRecord(const PromptNeeds& needs, int layers, int heads)
       : needs_(needs), heads_(heads), layers_(static_cast<size_t>(layers)) {}
 
-  uint64_t bytes() const;
+  // Of the parts that these needs are about.
+  uint64_t bytes_for(const PromptNeeds& needs) const;
+  // Time that the other parts have taken.
+  double unneeded_ms(const PromptNeeds& needs) const {
+    return (needs.all ? 0 : all_ms_) + (needs.local ? 0 : local_ms_);
+  }
 
   // A chunk of the prompt has been attended exactly and is in the cache. lse: [N, Hq].
   // InvalidArgument if it does not begin where the last one ended.
@@ -41,6 +46,7 @@ class PromptRecord {
   void KeepLast(const AttentionInput& input, int64_t dim, const float* lse, Layer* layer) const;
 
   PromptNeeds needs_;
+  double all_ms_ = 0, local_ms_ = 0;
   int heads_;
   std::vector<Layer> layers_;
 };

@@ -34,6 +34,9 @@ std::vector<int64_t> RetainedHead::Begin(const ReceivedAttention& received) {
   }
   std::sort(all.begin(), all.end());
   all.erase(std::unique(all.begin(), all.end()), all.end());
+  constexpr size_t kSpareRows = 8;  // so that the first tokens that come do not double the memory
+  rows_.Resize((all.size() + kSpareRows) * row_bytes_);
+  rows_.Resize(0);
   return all;
 }
 

@@ -48,6 +48,14 @@ std::vector<std::string> SplitTasks(const std::vector<std::string>& texts) {
   return tasks;
 }
 
+std::vector<std::string> Unique(const std::vector<std::string>& texts) {
+  std::vector<std::string> unique;
+  for (const std::string& text : texts) {
+    if (std::find(unique.begin(), unique.end(), text) == unique.end()) unique.push_back(text);
+  }
+  return unique;
+}
+
 // The question is known before the context is compressed: it ends the prompt, whose exact
 // attention gives the first token of the answer.
 void MakeQueryAware(EvalSample* sample) {
@@ -113,8 +121,9 @@ class EvalCommand : public Command {
   }
 
   Result<Report> Run(bool) override {
-    PQCACHE_ASSIGN_OR_RETURN(log_, PredictionLog::Open(output_, Config(), overwrite_));
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
+    PQCACHE_ASSIGN_OR_RETURN(const Json config, Config(model.decoder->fingerprint()));
+    PQCACHE_ASSIGN_OR_RETURN(log_, PredictionLog::Open(output_, config, overwrite_));
     PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
     EvalRunner runner(model.decoder.get(), &tokenizer, &attention_, &policies_, step_exact_);
     PQCACHE_RETURN_IF_ERROR(runner.Open());
@@ -180,7 +189,7 @@ class EvalCommand : public Command {
   Status PreparePolicies() {
     if (policy_names_.empty()) policy_names_ = {"exact", "pq"};
     std::vector<double> budgets;
-    for (const std::string& text : budget_texts_) {
+    for (const std::string& text : Unique(budget_texts_)) {
       SpecString spec{"--budgets", {{"share", text}}};
       PQCACHE_ASSIGN_OR_RETURN(const double budget, spec.ShareOr("share", 0));
       budgets.push_back(budget);
@@ -192,7 +201,7 @@ class EvalCommand : public Command {
           "one");
     }
     const bool ppl = std::find(tasks_.begin(), tasks_.end(), kPerplexity) != tasks_.end();
-    for (const std::string& name : policy_names_) {
+    for (const std::string& name : Unique(policy_names_)) {
       PQCACHE_ASSIGN_OR_RETURN(const auto options, attention_.OptionsFor(name));
       const SelectionPolicy& chosen = *options.policy;
       if (ppl && last_ == 0 && chosen.drops() && (chosen.uses_budget() || chosen.needs_prompt())) {
@@ -201,7 +210,8 @@ class EvalCommand : public Command {
                                        "there is one, or the policy tokens=N");
       }
       if (budgets.empty() || !options.policy->uses_budget()) {
-        policies_.push_back({name, -1, options});
+        const double ratio = chosen.uses_budget() ? options.budget.ratio : 0;
+        policies_.push_back({name, ratio > 0 ? ratio : -1, options});
         continue;
       }
       for (const double budget : budgets) {
@@ -321,19 +331,36 @@ class EvalCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(const std::vector<TextSample> samples,
                              ReadTaskFile(spec, data_file_, num_samples_));
     ProgressBar bar(task);
+    int64_t truncated = 0;
     for (int64_t i = 0; i < std::ssize(samples); ++i) {
       const Pending pending = PendingFor({task, ctx, -1, i, "", -1});
       if (pending.policies.empty()) continue;
       Result<EvalSample> sample = Tokenise(samples[static_cast<size_t>(i)], ctx, tokenizer);
       PQCACHE_RETURN_IF_ERROR(
           sample.status().Annotate(data_file_ + ", sample " + std::to_string(i + 1)));
+      truncated += sample->truncated ? 1 : 0;
       PQCACHE_RETURN_IF_ERROR(RunSample(*std::move(sample), pending, runner));
       bar.Update(static_cast<double>(i + 1) / static_cast<double>(samples.size()));
+    }
+    if (truncated > 0) {
+      Log(LogLevel::kWarning,
+          task + ": " + std::to_string(truncated) + " of " + std::to_string(samples.size()) +
+              " samples lost tokens in their middle to fit into --ctx " + std::to_string(ctx));
     }
     return Status::Ok();
   }
 
-  Json Config() const {
+  // Flags, and what the files that they name hold.
+  Result<Json> Config(const Fingerprint& model) const {
+    Json contents;
+    contents.Set("model", model.Hex());
+    std::vector<std::string> paths = files_;
+    paths.insert(paths.end(), {attention_.codebooks, haystack_, data_file_});
+    for (const std::string& path : paths) {
+      if (path.empty()) continue;
+      PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, ReadText(path));
+      contents.Set(path, FingerprintOf(bytes).Hex());
+    }
     const auto words = [](const std::vector<std::string>& list) {
       Json array = Json::Array();
       for (const std::string& word : list) array.Push(word);
@@ -353,7 +380,7 @@ class EvalCommand : public Command {
     config.Set("num_samples", num_samples_).Set("turns", turns_).Set("query_aware", query_aware_);
     config.Set("haystack", haystack_).Set("data_file", data_file_).Set("file", words(files_));
     config.Set("windows", windows_).Set("offset", offset_).Set("last", last_);
-    config.Set("step_exact", step_exact_);
+    config.Set("step_exact", step_exact_).Set("contents", std::move(contents));
     return config;
   }
 

@@ -77,8 +77,11 @@ class Session {
   const AttentionStats& stats() const {
     return dropped() ? retained_->stats() : attention_->stats();
   }
-  // Of the prompt's time, what went into recording how it attended.
-  double record_ms() const { return dropped() ? 0 : attention_->record_ms(); }
+  // Of the prompt's time, what went into recording that these needs are not about.
+  double unneeded_record_ms(const PromptNeeds& needs) const {
+    return dropped() || attention_->record() == nullptr ? 0
+                                                        : attention_->record()->unneeded_ms(needs);
+  }
   // Memory outside the store that a policy with this score source needs for this sequence.
   uint64_t memory_bytes_for(ScoreSource source) const;
   // Exact keys and values of all tokens so far, dropped or not.

@@ -13,16 +13,35 @@ constexpr PolicyEntry kPolicies[] = {
      CreatePqPolicy},
     {"flat", "top-k by exact inner products, keys held in memory", CreateFlatPolicy},
     {"exact", "every token: the reference", CreateExactPolicy},
-    {"quest", "pages by bounds of their keys", CreateQuestPolicy},
-    {"infllm", "blocks by the keys that their neighbours attended to", CreateInfLlmPolicy},
-    {"blocks", "KTransformers: blocks by rep=dynamic, mean, max, fixed or quest",
+    {"quest",
+     "pages by bounds of their keys (page=16, min_pages=3, dense=2 layers, share=each, sum, max or "
+     "layer)",
+     CreateQuestPolicy},
+    {"infllm",
+     "blocks by the keys that their neighbours attended to (block=128, keys=4, distance=fixed or "
+     "true)",
+     CreateInfLlmPolicy},
+    {"blocks",
+     "KTransformers: blocks by rep=dynamic, mean, max, fixed or quest (block=128, anchors=1, "
+     "share=layer or sum, token_step=1, layer_step=1, dense=0, preselect=0, mode=corrected or "
+     "released)",
      CreateBlocksPolicy},
-    {"magicpig", "a weighted sample by hashes of the keys", CreateMagicPigPolicy},
-    {"streaming", "StreamingLLM: keeps first and newest tokens, drops the rest",
+    {"magicpig",
+     "a weighted sample by hashes of the keys (K=10, L=150, centre=true, dense_every=16, seed=0)",
+     CreateMagicPigPolicy},
+    {"streaming",
+     "StreamingLLM: keeps first and newest tokens, drops the rest (n_sink, ratio or tokens, "
+     "positions=cache or text)",
      CreateStreamingPolicy},
-    {"recent", "keeps the newest tokens, drops the rest", CreateRecentPolicy},
-    {"h2o", "keeps the newest tokens and those most attended to, drops the rest", CreateH2oPolicy},
-    {"snapkv", "keeps what the end of the prompt attended to, drops the rest", CreateSnapKvPolicy},
+    {"recent", "keeps the newest tokens, drops the rest (ratio or tokens)", CreateRecentPolicy},
+    {"h2o",
+     "keeps the newest tokens and those most attended to, drops the rest (ratio or tokens, "
+     "heavy=0.5)",
+     CreateH2oPolicy},
+    {"snapkv",
+     "keeps what the end of the prompt attended to, drops the rest (ratio or tokens, window=32, "
+     "kernel=5, pool=mean or max, share=each, mean or max)",
+     CreateSnapKvPolicy},
 };
 
 }  // namespace

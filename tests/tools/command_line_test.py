@@ -280,6 +280,13 @@ class CommandLine(unittest.TestCase):
         self.assertIn(b"going on behind", done.stderr)
         self.assertEqual(json.loads(done.stdout)["results"], rows)
         self.expect(1, "its seed is 0, of this one 5", "eval", "-m", MODEL, *args, "--seed", "5")
+        # A file that holds something else now makes it another run, too.
+        text = self.write("windows.txt", "One two three four five six seven. " * 40)
+        windows = ["--task", "ppl", "-f", text, "--ctx", "100", "--last", "20", "--policy", "exact",
+                   "-o", self.path("windows")]
+        self.assertGreater(self.eval(*windows)[0]["ppl"], 1)
+        self.write("windows.txt", "Seven six five four three two one. " * 40)
+        self.expect(1, "its contents is", "eval", "-m", MODEL, *windows)
         # A report of it has its numbers.
         page = self.path("page.html")
         self.expect(0, "page.html", "report", out, "-o", page)
@@ -329,7 +336,7 @@ class CommandLine(unittest.TestCase):
             if task.startswith(("ruler", "infinite")):
                 self.assertEqual(rows[0]["score"], 1)
             if task == "summarization":
-                line = json.loads((pathlib.Path(out) / "helm-h2o.jsonl").read_text("utf-8"))
+                line = json.loads((pathlib.Path(out) / "helm-h2o-0.02.jsonl").read_text("utf-8"))
                 self.assertEqual(line["request"]["prompt"], "Article: It rained.\nSummary:")
                 self.assertIsInstance(line["result"]["choices"][0]["text"], str)
         self.expect(2, "needs --data-file", "eval", "-m", MODEL, "--task", "ruler")
@@ -358,8 +365,8 @@ class CommandLine(unittest.TestCase):
                         "flops_per_token"):
                 self.assertGreater(row[key], 0)
         self.assertNotEqual(exact["ppl"], streaming["ppl"])
-        # 120 of 400 tokens of the prompt.
-        self.assertAlmostEqual(streaming["selected_ratio"], 120 / 499, delta=0.01)
+        # 120 of 400 tokens of the prompt, of 450 in the mean of the steps.
+        self.assertAlmostEqual(streaming["selected_ratio"], 120 / 450, delta=0.01)
         self.assertLess(streaming["kv_bytes_resident"], 0.5 * exact["kv_bytes_resident"])
         self.assertLess(streaming["flops_per_token"], exact["flops_per_token"])
         # Beyond the model's 512 positions, and only so.

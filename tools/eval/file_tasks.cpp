@@ -23,6 +23,7 @@ Result<std::vector<std::string>> Texts(const Json& line, std::string_view key) {
     fits = add(*member);
   }
   if (fits && !texts.empty()) return texts;
+  if (fits) return Status::InvalidArgument("'" + std::string(key) + "' is empty, expected a text");
   return Status::InvalidArgument("'" + std::string(key) + "' is " +
                                  (member == nullptr ? "absent" : std::string(member->KindName())) +
                                  ", expected a text or an array of texts");

@@ -26,7 +26,7 @@ class PredictionLog {
   // The line is in the file when this returns.
   Status Add(SampleResult result);
 
-  // metrics.json; and helm.jsonl, a file for each policy, if samples had requests.
+  // metrics.json; and for samples with requests helm-POLICY-BUDGET.jsonl.
   Status Finish(const Json& metrics) const;
 
  private:

@@ -37,7 +37,7 @@ Status EvalRunner::Open() {
 
 double EvalRunner::PrefillMs(double ms, const attention::Session& parent,
                              const EvalPolicy& policy) {
-  return policy.options.policy->prompt_needs().any() ? ms : ms - parent.record_ms();
+  return ms - parent.unneeded_record_ms(policy.options.policy->prompt_needs());
 }
 
 Result<std::unique_ptr<attention::Session>> EvalRunner::StartSession(bool recorded) const {
@@ -58,12 +58,13 @@ double EvalRunner::FlopsPerToken(double attended) const {
 }
 
 void EvalRunner::AddStats(const attention::Session& session, const EvalPolicy& policy,
-                          SampleResult* result) const {
+                          int64_t prompt, SampleResult* result) const {
   const attention::HeadStats total = session.stats().Total();
   const uint64_t pages = session.dropped() ? 0 : store_->stats().resident_bytes;
   result->resident_bytes =
       static_cast<double>(session.memory_bytes_for(policy.options.policy->score_source()) + pages);
-  result->context = static_cast<double>(session.tokens());
+  // The mean of the steps, which are of one token after the other behind the prompt.
+  result->context = static_cast<double>(prompt + session.tokens() + 1) / 2;
   if (total.steps > 0) {
     result->attended = (total.always + total.selected) / static_cast<double>(total.steps);
   }
@@ -78,6 +79,7 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
   std::vector<float> logits;
   PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 1, &logits));
   const double prefill_ms = start.milliseconds();
+  const int64_t prompt = parent->tokens();
   for (const EvalPolicy* policy : policies) {
     SampleResult result;
     result.sample_depth = sample.depth;
@@ -91,7 +93,7 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
       PQCACHE_ASSIGN_OR_RETURN(SampleTurn turn, Answer(session.get(), question, logits, &result));
       result.turns.push_back(std::move(turn));
     }
-    AddStats(*session, *policy, &result);
+    AddStats(*session, *policy, prompt, &result);
     PQCACHE_RETURN_IF_ERROR(sink(*policy, std::move(result)));
   }
   return Status::Ok();
@@ -182,12 +184,17 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
   std::unique_ptr<attention::Session> parent;
   std::vector<float> logits;
   double prefill_ms = 0;
+  const auto by_prefill = [&](const EvalPolicy* policy) {
+    return policy->options.policy->attends_all() && !step_exact_;
+  };
+  // First, while no pages but its own are in the store.
   for (const EvalPolicy* policy : policies) {
-    if (policy->options.policy->attends_all() && !step_exact_) {
-      PQCACHE_ASSIGN_OR_RETURN(SampleResult result, ExactWindow(window, scored));
-      PQCACHE_RETURN_IF_ERROR(sink(*policy, std::move(result)));
-      continue;
-    }
+    if (!by_prefill(policy)) continue;
+    PQCACHE_ASSIGN_OR_RETURN(SampleResult result, ExactWindow(window, scored));
+    PQCACHE_RETURN_IF_ERROR(sink(*policy, std::move(result)));
+  }
+  for (const EvalPolicy* policy : policies) {
+    if (by_prefill(policy)) continue;
     if (parent == nullptr) {
       PQCACHE_ASSIGN_OR_RETURN(parent, StartSession(true));
       const Stopwatch start;
@@ -195,13 +202,14 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
           parent->Prefill(window.first(window.size() - static_cast<size_t>(scored)), 1, &logits));
       prefill_ms = start.milliseconds();
     }
+    const int64_t prompt = parent->tokens();
     SampleResult result;
     result.prefill_ms = PrefillMs(prefill_ms, *parent, *policy);
     const Stopwatch fork;
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork(policy->options));
     result.first_ms = fork.milliseconds();
     PQCACHE_RETURN_IF_ERROR(DecodeWindow(session.get(), window, scored, logits, &result));
-    AddStats(*session, *policy, &result);
+    AddStats(*session, *policy, prompt, &result);
     PQCACHE_RETURN_IF_ERROR(sink(*policy, std::move(result)));
   }
   return Status::Ok();

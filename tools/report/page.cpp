@@ -170,6 +170,10 @@ class Page {
         second += "<th>" + (budget < 0 ? std::string("&nbsp;") : Percent(budget)) + "</th>";
       }
     }
+    head += "<th colspan=\"" + std::to_string(budgets.size()) + "\">attended</th>";
+    for (const double budget : budgets) {
+      second += "<th>" + (budget < 0 ? std::string("&nbsp;") : Percent(budget)) + "</th>";
+    }
     // The best of each column among the policies that leave something out.
     std::map<std::pair<std::string, double>, double> best;
     for (const std::string& task : tasks) {
@@ -198,12 +202,21 @@ class Page {
           body += (std::isnan(score) ? "" : ShortNumber(score, 4)) + "</td>";
         }
       }
+      for (const double budget : budgets) {
+        const double share = Lookup(run, "", policy, ctx, budget, [](const Json& row) {
+          return NumberOf(row, "selected_ratio", NAN);
+        });
+        body += "<td>" + (std::isnan(share) ? "" : Percent(share)) + "</td>";
+      }
       body += "</tr>\n";
     }
     return "<h3>Scores at " + ShortNumber(ctx, 9) +
            " tokens</h3>\n<p class=\"soft\">Share of right answers, or perplexity (ppl, lower is "
            "better); "
-           "columns are budgets. Policies without a budget show the same in all of them. The best "
+           "columns are budgets, and on the right what was really attended to, first tokens, "
+           "window and "
+           "dense layers included. Policies without a budget show the same in all of them. The "
+           "best "
            "of those "
            "that leave tokens out is bold.</p>\n<div class=\"scroll\"><table><thead>" +
            head + "</tr>" + second + "</tr></thead><tbody>\n" + body + "</tbody></table></div>\n";
