@@ -88,6 +88,12 @@ class GenerateCommand : public Command {
       tokens_.push_back(id);
     }
     PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
+    if (attention_.tail == "estimate" && options_.tail == attention::TailMode::kDrop) {
+      return Status::InvalidArgument(
+          "--tail estimate needs a policy with scores (pq, flat), and "
+          "the policy is " +
+          policy_);
+    }
     if (options_.policy->drops() && attention_.shadow > 0) {
       return Status::InvalidArgument("policy " + policy_ +
                                      " drops tokens, and --shadow cannot judge its steps by them");

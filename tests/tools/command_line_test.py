@@ -388,6 +388,8 @@ class CommandLine(unittest.TestCase):
                     "--policy", "snapkv")
         self.expect(2, "has to see the prompt run", "generate", "-m", MODEL, "-p", "x", "--policy",
                     "infllm", "--context", "c", "--store", f"rocksdb:path={self.path('none')}")
+        self.expect(2, "--tail estimate needs a policy with scores", "generate", "-m", MODEL, "-p",
+                    "x", "--policy", "quest", "--tail", "estimate")
         self.expect(2, "quest:page is 0, expected 1 to", "generate", "-m", MODEL, "-p", "x",
                     "--policy", "quest:page=0")
 
