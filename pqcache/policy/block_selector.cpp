@@ -1,7 +1,6 @@
 #include "pqcache/policy/block_selector.h"
 
 #include <algorithm>
-#include <limits>
 #include <span>
 #include <vector>
 

@@ -60,13 +60,10 @@ class HeavyHitters : public TokenRetention {
   int64_t prompt_, size_, recent_;
 };
 
-class H2oPolicy : public SelectionPolicy {
+class H2oPolicy : public DroppingPolicy {
  public:
-  H2oPolicy(RetentionSize size, double heavy) : size_(size), heavy_(heavy) {}
+  H2oPolicy(RetentionSize size, double heavy) : DroppingPolicy(size), heavy_(heavy) {}
 
-  bool drops() const override { return true; }
-  bool uses_budget() const override { return !size_.given(); }
-  bool needs_prompt() const override { return true; }
   PromptNeeds prompt_needs() const override { return {.all = true}; }
   std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& shape) const override {
     const int64_t size = size_.Of(shape);
@@ -76,7 +73,6 @@ class H2oPolicy : public SelectionPolicy {
   }
 
  private:
-  RetentionSize size_;
   double heavy_;
 };
 

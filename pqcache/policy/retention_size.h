@@ -1,13 +1,13 @@
 #pragma once
 
-// How many tokens a policy that drops tokens keeps.
+// How many tokens a policy that drops tokens keeps, and what follows from that.
 
 #include <algorithm>
 #include <cstdint>
 #include <string>
 
 #include "pqcache/base/spec_string.h"
-#include "pqcache/policy/token_retention.h"
+#include "pqcache/policy/selection_policy.h"
 
 namespace pqcache {
 
@@ -36,6 +36,19 @@ struct RetentionSize {
                                         : shape.budget;
     return std::max<int64_t>(1, wanted);
   }
+};
+
+// What the policies that keep so many tokens have in common.
+class DroppingPolicy : public SelectionPolicy {
+ public:
+  explicit DroppingPolicy(const RetentionSize& size) : size_(size) {}
+
+  bool drops() const override { return true; }
+  bool uses_budget() const override { return !size_.given(); }
+  bool needs_prompt() const override { return size_.ratio > 0 || prompt_needs().any(); }
+
+ protected:
+  RetentionSize size_;
 };
 
 }  // namespace pqcache

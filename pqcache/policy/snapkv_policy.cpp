@@ -81,14 +81,11 @@ class PromptVotes : public TokenRetention {
   int64_t prompt_, size_;
 };
 
-class SnapKvPolicy : public SelectionPolicy {
+class SnapKvPolicy : public DroppingPolicy {
  public:
   SnapKvPolicy(const SnapSettings& settings, RetentionSize size)
-      : settings_(settings), size_(size) {}
+      : DroppingPolicy(size), settings_(settings) {}
 
-  bool drops() const override { return true; }
-  bool uses_budget() const override { return !size_.given(); }
-  bool needs_prompt() const override { return true; }
   PromptNeeds prompt_needs() const override { return {.last = settings_.window}; }
   std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& shape) const override {
     return std::make_unique<PromptVotes>(settings_, shape, size_.Of(shape));
@@ -96,7 +93,6 @@ class SnapKvPolicy : public SelectionPolicy {
 
  private:
   SnapSettings settings_;
-  RetentionSize size_;
 };
 
 }  // namespace

@@ -45,22 +45,18 @@ class NewestTokens : public TokenRetention {
   bool places_;
 };
 
-class StreamingPolicy : public SelectionPolicy {
+class StreamingPolicy : public DroppingPolicy {
  public:
   StreamingPolicy(RetentionSize size, int64_t n_sink, bool places)
-      : size_(size), n_sink_(n_sink), places_(places) {}
+      : DroppingPolicy(size), n_sink_(n_sink), places_(places) {}
 
-  bool drops() const override { return true; }
   bool bounds_distances() const override { return places_; }
-  bool uses_budget() const override { return !size_.given(); }
-  bool needs_prompt() const override { return size_.ratio > 0; }
   std::unique_ptr<TokenRetention> NewRetention(const RetentionShape& shape) const override {
     const int64_t sinks = n_sink_ < 0 ? shape.n_sink : n_sink_;
     return std::make_unique<NewestTokens>(shape.prompt, sinks, size_.Of(shape), places_);
   }
 
  private:
-  RetentionSize size_;
   int64_t n_sink_;  // -1: that of the command line
   bool places_;
 };

@@ -53,7 +53,10 @@ TEST_F(DroppingSessionTest, WhatIsDroppedIsFreed) {
     EXPECT_TRUE(session->dropped());
     EXPECT_EQ(store_->stats().resident_bytes, 0u) << policy;
     EXPECT_LT(session->memory_bytes_for(ScoreSource::kNone), session->full_bytes() / 2) << policy;
-    EXPECT_EQ(session->full_bytes(), uint64_t{201} * session->full_bytes() / session->tokens());
+    const ModelSpec& spec = decoder_->spec();
+    EXPECT_EQ(session->full_bytes(),
+              uint64_t{201} * 2 * sizeof(float) *
+                  static_cast<uint64_t>(spec.layers * spec.kv_heads * spec.head_dim));
   }
 }
 
