@@ -54,18 +54,7 @@ class Retained {
   // [layers, Hq, D]
   std::vector<float> Decode(int64_t t) { return DecodeTogether(t, t + 1); }
   std::vector<float> DecodeTogether(int64_t begin, int64_t end) {
-    std::vector<int64_t> positions(static_cast<size_t>(end - begin));
-    std::iota(positions.begin(), positions.end(), begin);
-    std::vector<float> out;
-    for (size_t layer = 0; layer < layers_->size(); ++layer) {
-      const Sequence& s = (*layers_)[layer];
-      const size_t size = positions.size() * static_cast<size_t>(s.heads * s.dim);
-      out.resize(out.size() + size, NAN);
-      EXPECT_OK(attention_->Attend({static_cast<int>(layer), end - begin, positions.data(),
-                                    s.query(begin, 0), s.key(begin, 0), s.value(begin, 0)},
-                                   out.data() + out.size() - size));
-    }
-    return out;
+    return testing::AttendLayers(*layers_, begin, end, attention_.get()).value();
   }
   // Of a query head: what its last step attended to.
   std::vector<int64_t> Kept(int layer, int head) const {

@@ -230,6 +230,25 @@ inline RigOptions SmallSplit(const std::string& policy, SelectionBudget budget) 
   return options;
 }
 
+// Rows [begin, end) of every layer through a backend: outputs [layers, N, Hq, D]. Whatever is not
+// written shows as NaN.
+inline Result<std::vector<float>> AttendLayers(const std::vector<Sequence>& layers, int64_t begin,
+                                               int64_t end, attention::AttentionBackend* backend) {
+  std::vector<int64_t> positions(static_cast<size_t>(end - begin));
+  std::iota(positions.begin(), positions.end(), begin);
+  std::vector<float> out;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    const Sequence& s = layers[layer];
+    const size_t size = positions.size() * static_cast<size_t>(s.heads * s.dim);
+    out.resize(out.size() + size, NAN);
+    const attention::AttentionInput input{static_cast<int>(layer), end - begin,
+                                          positions.data(),        s.query(begin, 0),
+                                          s.key(begin, 0),         s.value(begin, 0)};
+    PQCACHE_RETURN_IF_ERROR(backend->Attend(input, out.data() + out.size() - size));
+  }
+  return out;
+}
+
 // A cache and a backend over given layers, driven as a decoder drives them. Outputs are
 // [layers, N, Hq, D].
 class Rig {
@@ -288,20 +307,7 @@ class Rig {
 
  private:
   Result<std::vector<float>> Attend(int64_t begin, int64_t end) {
-    std::vector<int64_t> positions(static_cast<size_t>(end - begin));
-    std::iota(positions.begin(), positions.end(), begin);
-    std::vector<float> out;
-    for (size_t layer = 0; layer < layers_->size(); ++layer) {
-      const Sequence& s = (*layers_)[layer];
-      const size_t size = positions.size() * static_cast<size_t>(s.heads * s.dim);
-      // Whatever is not written shows as NaN.
-      out.resize(out.size() + size, NAN);
-      const attention::AttentionInput input{static_cast<int>(layer), end - begin,
-                                            positions.data(),        s.query(begin, 0),
-                                            s.key(begin, 0),         s.value(begin, 0)};
-      PQCACHE_RETURN_IF_ERROR(attention_->Attend(input, out.data() + out.size() - size));
-    }
-    return out;
+    return AttendLayers(*layers_, begin, end, attention_.get());
   }
 
   const std::vector<Sequence>* layers_;

@@ -11,12 +11,15 @@
 #include <vector>
 
 #include "pqcache/policy/block_summaries.h"
+#include "tests/support/positions.h"
 #include "tests/support/random_data.h"
 
 namespace pqcache {
 namespace {
 
+using testing::Joined;
 using testing::RandomNormals;
+using testing::Range;
 
 constexpr int kDim = 16;
 
@@ -51,17 +54,6 @@ std::vector<int64_t> Chosen(LayerSelector* selector, const std::vector<float>& q
   selector->Choose(step);
   const auto chosen = selector->chosen(0, query);
   return {chosen.begin(), chosen.end()};
-}
-
-std::vector<int64_t> Range(int64_t begin, int64_t end) {
-  std::vector<int64_t> range(static_cast<size_t>(end - begin));
-  std::iota(range.begin(), range.end(), begin);
-  return range;
-}
-
-std::vector<int64_t> Joined(std::vector<int64_t> a, const std::vector<int64_t>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
 }
 
 TEST(Quest, NoKeyOfAPageExceedsItsScoreAndASingleKeyReachesIt) {

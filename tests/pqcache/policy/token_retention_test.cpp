@@ -11,26 +11,18 @@
 #include <vector>
 
 #include "pqcache/policy/selection_policy.h"
+#include "tests/support/positions.h"
 #include "tests/support/random_data.h"
 
 namespace pqcache {
 namespace {
 
+using testing::Joined;
 using testing::RandomNormals;
+using testing::Range;
 
 std::unique_ptr<TokenRetention> Retention(const std::string& policy, const RetentionShape& shape) {
   return CreatePolicy(policy).value()->NewRetention(shape);
-}
-
-std::vector<int64_t> Range(int64_t begin, int64_t end) {
-  std::vector<int64_t> range(static_cast<size_t>(end - begin));
-  std::iota(range.begin(), range.end(), begin);
-  return range;
-}
-
-std::vector<int64_t> Joined(std::vector<int64_t> a, const std::vector<int64_t>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
 }
 
 // A list as a sequence keeps it.
