@@ -13,6 +13,7 @@
 #include "pqcache/cache/kv_cache.h"
 #include "pqcache/index/quantised_scan.h"
 #include "storage/memory_page_store.h"
+#include "tools/bench_frequencies.h"
 #include "tools/bench_selection.h"
 #include "tools/medians.h"
 #include "tools/stopwatch.h"
@@ -59,6 +60,7 @@ class AttentionBench {
       for (const Method& method : methods_) Describe(method, rows, text);
       PQCACHE_RETURN_IF_ERROR(RunMatmuls(rows, text));
       PQCACHE_RETURN_IF_ERROR(RunIndex(rows, text));
+      if (o_.position_mean) continue;
       const SelectionBenchOptions selection{
           o_.heads, std::max<int64_t>(1, methods_[1].options.budget.TokensFor(tokens())), o_.rounds,
           o_.seed};
@@ -97,6 +99,11 @@ class AttentionBench {
       HeadCodebook::Parts parts;
       parts.shape = o_.pq;
       parts.centroids = Normals(static_cast<size_t>(o_.pq.centroids()) * dim());
+      if (o_.position_mean) {
+        PQCACHE_ASSIGN_OR_RETURN(parts.position_mean,
+                                 PositionMean::Create(dim(), Normals(static_cast<size_t>(dim())),
+                                                      LlamaFrequencies(dim())));
+      }
       PQCACHE_ASSIGN_OR_RETURN(HeadCodebook head, HeadCodebook::Create(std::move(parts)));
       set->heads.push_back(std::move(head));
     }
@@ -265,12 +272,12 @@ class AttentionBench {
       thread_local QuantisedTables made;
       const HeadCodebook& codebook = cache_->head(0, static_cast<int>(h)).codes()->codebook();
       codes.resize(static_cast<size_t>(o_.pq.subspaces));
-      codebook.Encode(1, keys.data() + h * dim(), codes.data());
+      codebook.Encode(tokens(), 1, keys.data() + h * dim(), codes.data());
       floats.resize(static_cast<size_t>(group * table_size));
       codebook.BuildTables(group, queries.data() + h * group * dim(), 1, floats.data());
       for (int g = 0; g < group; g += kScanQueries) {
         MakeTables(o_.pq, std::min(kScanQueries, group - g), floats.data() + g * table_size,
-                   TableSteps::kOne, &made);
+                   TableSteps::kOne, {}, &made);
       }
       return Status::Ok();
     };

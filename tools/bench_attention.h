@@ -28,6 +28,7 @@ struct AttentionBenchOptions {
   double ratio = 0.02;            // share of the context that a step selects
   int64_t top_k = 256;            // a fixed number of tokens, the other budget
   int page_tokens = 16;
+  bool position_mean = false;  // codebooks as train makes them; no FAISS beside, which knows none
   int rounds = 9;
   uint64_t seed = 0;
   ReadCeilings ceilings;  // with as many threads as the pool has

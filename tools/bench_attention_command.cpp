@@ -28,6 +28,9 @@ class BenchAttentionCommand : public Command {
     flags->Number("--attn-ratio", &options_.ratio, "share of the context that a step selects");
     flags->Count("--attn-top-k", &options_.top_k, "a fixed number of tokens, also measured");
     flags->Count("--page-tokens", &page_tokens_, "tokens of a page");
+    flags->Switch("--position-mean", &options_.position_mean,
+                  "codebooks with position means, as train makes them; without the rows of FAISS, "
+                  "which knows none");
     flags->Count("--rounds", &rounds_, "measurements, of which the medians are given");
   }
 
@@ -83,6 +86,7 @@ class BenchAttentionCommand : public Command {
     options.ratio = options_.ratio;
     options.rounds = static_cast<int>(rounds_);
     options.seed = static_cast<uint64_t>(seed_);
+    options.position_mean = options_.position_mean;
     Report report;
     report.text = gpu.name + ", batch " + std::to_string(batch_) + ", codes " + pq_ + "\n";
     Json machine;

@@ -11,6 +11,7 @@
 #include "attention/kernels/append_tokens.h"
 #include "attention/torch/gpu_sdpa.h"
 #include "pqcache/base/random.h"
+#include "tools/bench_frequencies.h"
 #include "tools/medians.h"
 #include "tools/timed_rows.h"
 
@@ -100,6 +101,13 @@ class GpuAttentionBench {
         parts.key_transform.push_back(i % (dim() + 1) == 0 ? 1.0f : 0.0f);
       }
       parts.query_transform = parts.key_transform;
+      if (o_.position_mean) {
+        std::vector<float> mean;
+        for (int i = 0; i < dim(); ++i) mean.push_back(random_.Normal());
+        PQCACHE_ASSIGN_OR_RETURN(
+            parts.position_mean,
+            PositionMean::Create(dim(), std::move(mean), LlamaFrequencies(dim())));
+      }
       PQCACHE_ASSIGN_OR_RETURN(HeadCodebook head, HeadCodebook::Create(std::move(parts)));
       set.heads.push_back(std::move(head));
     }

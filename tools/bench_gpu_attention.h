@@ -26,6 +26,7 @@ struct GpuAttentionBenchOptions {
   int64_t most = 4096;            // but no more tokens than these
   int rounds = 30;
   uint64_t seed = 0;
+  bool position_mean = false;  // codebooks with position means
 };
 
 // Adds one object to `rows` and one line to `text` for each measurement: ms is the median.

@@ -62,7 +62,7 @@ void AddJudgement(const std::string& report_text, Finding* finding) {
   summary.Set("tokens", tokens.ok() ? *tokens : 0);
   finding->text += "  on text not trained on:";
   const char* separator = " ";
-  for (const char* name : {"recall_at_100", "mass_at_2pct", "relative_mse"}) {
+  for (const char* name : {"recall_at_100", "recall_in_400", "mass_at_2pct", "relative_mse"}) {
     Result<double> values[2] = {Status::NotFound(name), Status::NotFound(name)};
     for (int i = 0; i < 2; ++i) {
       if (const Json* group = judged->Find(i == 0 ? "mean" : "worst")) {
@@ -110,12 +110,13 @@ Result<Finding> InspectCodebooks(const std::string& path) {
     j.Set("model", info.model.Hex()).Set("layers", info.layers).Set("kv_heads", info.kv_heads);
     j.Set("head_dim", info.shape.dim).Set("pq", info.shape.Name());
     j.Set("bytes_per_key", info.shape.bytes_per_key()).Set("rotation", info.rotation);
+    j.Set("position_mean", info.position_mean);
     j.Set("block_bytes", size_t{info.block_bytes});
     finding.text += "  for the model " + info.model.Hex() + "\n  " + std::to_string(info.layers) +
                     " layers x " + std::to_string(info.kv_heads) + " KV heads of size " +
                     std::to_string(info.shape.dim) + ", " + info.shape.Name() + " codes, " +
                     std::to_string(info.shape.bytes_per_key()) + " bytes a key, rotation " +
-                    info.rotation + "\n";
+                    info.rotation + (info.position_mean ? ", position means" : "") + "\n";
     AddJudgement(info.report, &finding);
     AddBlocks(info, &finding);
   }

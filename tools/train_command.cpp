@@ -10,6 +10,7 @@
 
 #include "attention/decoder/self_text.h"
 #include "attention/decoder/session.h"
+#include "attention/model/rope.h"
 #include "pqcache/base/log.h"
 #include "storage/stores.h"
 #include "tools/commands.h"
@@ -44,6 +45,8 @@ class TrainCommand : public Command {
     flags->Count("--samples", &samples_, "keys kept per layer and head");
     flags->Text("--pq", &pq_, "sub-spaces x bits");
     flags->Text("--rotation", &rotation_name_, "none, pca or query");
+    flags->Switch("--no-position-mean", &no_position_mean_,
+                  "leave what keys are on average at their position to the codes");
     flags->Text("--trainer", &options_.trainer, TrainerHelp());
     flags->Count("--iterations", &iterations_, "k-means rounds");
     flags->Text("-o,--output", &output_, "codebook file");
@@ -70,6 +73,10 @@ class TrainCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
     const attention::ModelSpec& spec = model.decoder->spec();
     PQCACHE_ASSIGN_OR_RETURN(options_.shape, PqShape::Parse(pq_, spec.head_dim));
+    if (!no_position_mean_) {
+      const attention::Rope rope(spec.rope);
+      options_.frequencies.assign(rope.frequencies().begin(), rope.frequencies().end());
+    }
     if (context_ == 0) context_ = std::min<int64_t>(16000, spec.max_positions);
     if (context_ < 2 || context_ > spec.max_positions) {
       return Status::InvalidArgument("--ctx is " + std::to_string(context_) +
@@ -238,21 +245,24 @@ class TrainCommand : public Command {
   Report MakeReport(const CodebookSet& set, const train::JudgeReport& judged,
                     double collect_seconds, double train_seconds) const {
     Report report;
-    Json recall, mass;
+    Json recall, in_400, mass;
     recall.Set("mean", judged.mean.recall_at_100).Set("worst", judged.worst.recall_at_100);
+    in_400.Set("mean", judged.mean.recall_in_400).Set("worst", judged.worst.recall_in_400);
     mass.Set("mean", judged.mean.mass_at_2pct).Set("worst", judged.worst.mass_at_2pct);
     report.json.Set("layers", set.layers)
         .Set("kv_heads", set.kv_heads)
         .Set("pq", set.shape().Name());
-    report.json.Set("rotation", set.rotation).Set("trainer", options_.trainer);
+    report.json.Set("rotation", set.rotation).Set("position_mean", !options_.frequencies.empty());
+    report.json.Set("trainer", options_.trainer);
     report.json.Set("bytes_per_key", set.shape().bytes_per_key());
     report.json.Set("collect_seconds", collect_seconds).Set("train_seconds", train_seconds);
     report.json.Set("recall_at_100", std::move(recall)).Set("mass_at_2pct", std::move(mass));
+    report.json.Set("recall_in_400", std::move(in_400));
     report.json.Set("relative_mse", judged.mean.relative_mse).Set("file", output_);
     report.text = output_ + ": " + std::to_string(set.layers) + " layers x " +
                   std::to_string(set.kv_heads) + " KV heads, " + set.shape().Name() + " codes, " +
                   std::to_string(set.shape().bytes_per_key()) + " bytes a key, rotation " +
-                  set.rotation + "\n";
+                  set.rotation + (options_.frequencies.empty() ? "" : ", position means") + "\n";
     char line[256];
     std::snprintf(line, sizeof(line), "text and keys %.1f s, training %.1f s\n", collect_seconds,
                   train_seconds);
@@ -265,6 +275,8 @@ class TrainCommand : public Command {
     };
     row("of the 100 best keys, found among the 100 best codes", judged.mean.recall_at_100,
         judged.worst.recall_at_100);
+    row("of the 100 best keys, found among the 400 best codes", judged.mean.recall_in_400,
+        judged.worst.recall_in_400);
     row("of the attention mass of the best 2 % of tokens, caught", judged.mean.mass_at_2pct,
         judged.worst.mass_at_2pct);
     row("quantisation error, share of the keys' variance", judged.mean.relative_mse,
@@ -276,7 +288,7 @@ class TrainCommand : public Command {
   std::vector<std::string> texts_;
   int64_t tokens_ = 65536, context_ = 0, samples_ = 16384, iterations_ = 25;
   std::string pq_ = "32x4", rotation_name_ = "query", output_;
-  bool overwrite_ = false;
+  bool overwrite_ = false, no_position_mean_ = false;
   train::TrainOptions options_;
 };
 

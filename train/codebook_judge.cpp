@@ -53,6 +53,8 @@ class QueryJudge {
   void Judge(const float* exact, const float* approximate, int64_t n, HeadJudgement* sum) {
     Select(exact, approximate, n, kJudgeTop);
     sum->recall_at_100 += Share(found_, wanted_);
+    SelectTopK(approximate, n, kJudgeOverfetch * kJudgeTop, &scratch_, &found_);
+    sum->recall_in_400 += Share(found_, wanted_);
     Select(exact, approximate, n, (n + kJudgeOneIn - 1) / kJudgeOneIn);
     const double best = *std::max_element(exact, exact + n);
     sum->mass_at_2pct += Mass(exact, best, found_) / Mass(exact, best, wanted_);
@@ -108,6 +110,7 @@ HeadJudgement JudgeQueries(const KeyIndex& exact, const KeyIndex& codes, const H
     }
   }
   sum.recall_at_100 /= static_cast<double>(judged);
+  sum.recall_in_400 /= static_cast<double>(judged);
   sum.mass_at_2pct /= static_cast<double>(judged);
   return sum;
 }
@@ -193,9 +196,11 @@ void Summarize(JudgeReport* report) {
   for (const HeadJudgement& head : report->heads) {
     const auto share = 1.0 / static_cast<double>(report->heads.size());
     report->mean.recall_at_100 += share * head.recall_at_100;
+    report->mean.recall_in_400 += share * head.recall_in_400;
     report->mean.mass_at_2pct += share * head.mass_at_2pct;
     report->mean.relative_mse += share * head.relative_mse;
     report->worst.recall_at_100 = std::min(report->worst.recall_at_100, head.recall_at_100);
+    report->worst.recall_in_400 = std::min(report->worst.recall_in_400, head.recall_in_400);
     report->worst.mass_at_2pct = std::min(report->worst.mass_at_2pct, head.mass_at_2pct);
     report->worst.relative_mse = std::max(report->worst.relative_mse, head.relative_mse);
   }
@@ -203,6 +208,7 @@ void Summarize(JudgeReport* report) {
 
 void SetFields(const HeadJudgement& judgement, Json* json) {
   json->Set("recall_at_100", judgement.recall_at_100);
+  json->Set("recall_in_400", judgement.recall_in_400);
   json->Set("mass_at_2pct", judgement.mass_at_2pct);
   json->Set("relative_mse", judgement.relative_mse);
 }

@@ -37,6 +37,7 @@ struct JudgeOptions {
 };
 
 inline constexpr int64_t kJudgeTop = 100;
+inline constexpr int64_t kJudgeOverfetch = 4;
 inline constexpr int64_t kJudgeOneIn = 50;  // 2 %
 
 struct HeadJudgement {
@@ -44,6 +45,9 @@ struct HeadJudgement {
   // among the equally many with the largest scores. Mean over queries. A tie goes to the lower
   // position.
   double recall_at_100 = 0;
+  // Share of those keys that are among the kJudgeOverfetch times as many with the largest scores:
+  // what ranking these by their exact keys (pq:rerank) would find. Mean over queries.
+  double recall_in_400 = 0;
   // Attention mass (softmax of the inner product over sqrt(D)) of the keys with the largest scores,
   // one in kJudgeOneIn, rounded up, over the mass of the best choice of as many. Mean over queries.
   double mass_at_2pct = 0;

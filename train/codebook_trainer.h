@@ -1,11 +1,13 @@
 #pragma once
 
-// From samples to the codebooks of a model: per layer and KV head a rotation (rotation.h), then
-// k-means (kmeans.h) over the rotated keys.
+// From samples to the codebooks of a model: per layer and KV head the mean key of every position
+// (key_means.h), which is taken off, a rotation (rotation.h) for what is left, then k-means
+// (kmeans.h) over the rotated rest.
 
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "pqcache/base/status.h"
 #include "pqcache/base/thread_pool.h"
@@ -18,6 +20,8 @@ namespace pqcache::train {
 struct TrainOptions {
   PqShape shape;
   Rotation rotation = Rotation::kQuery;
+  // Of the model's rotary embedding, radians per position [R/2]; empty: no position mean.
+  std::vector<float> frequencies;
   std::string trainer = "own";  // a row of KMeansTrainers()
   int iterations = 25;
   uint64_t seed = 0;
@@ -28,7 +32,8 @@ using TrainProgress = std::function<void(double)>;
 
 // Trains all heads, spread over the pool. Equal samples and options give equal bytes, whatever the
 // number of threads. `report` in the result is JSON: the options, and per head the number of
-// samples and the quantisation error on them relative to their variance, both in the rotated space.
+// samples, the share of their variance that the position mean leaves, and the quantisation error
+// relative to what is left, in the rotated space.
 // The model's fingerprint is left for the caller to fill in. `progress` may be empty.
 //
 // Errors: options or sizes that do not fit together, fewer distinct keys than centroids, samples

@@ -25,6 +25,9 @@ Result<std::unique_ptr<FaissSelection>> FaissSelection::Create(FaissKind kind,
   if (!codebook.key_transform().empty()) {
     return Status::InvalidArgument("the codebook has transforms, which FAISS does not know");
   }
+  if (!codebook.position_mean().empty()) {
+    return Status::InvalidArgument("the codebook has position means, which FAISS does not know");
+  }
   if (kind == FaissKind::kFastScan && shape.bits != 4) {
     return Status::InvalidArgument("FastScan has codes of 4 bits, found " + shape.Name());
   }

@@ -23,7 +23,10 @@ int64_t NextSlot(int64_t capacity, int64_t* seen, Random* random) {
   return slot < capacity ? slot : -1;
 }
 
-void StoreRow(int64_t slot, int dim, const float* row, std::vector<float>* rows) {
+void StoreRow(int64_t slot, int64_t position, int dim, const float* row,
+              std::vector<int64_t>* positions, std::vector<float>* rows) {
+  if (slot == std::ssize(*positions)) positions->push_back(0);
+  (*positions)[static_cast<size_t>(slot)] = position;
   const size_t begin = static_cast<size_t>(slot) * static_cast<size_t>(dim);
   if (begin == rows->size()) {
     rows->insert(rows->end(), row, row + dim);
@@ -60,19 +63,18 @@ void KeySampler::OfferKey(Reservoir& head, int64_t position, const float* key) c
   }
   const int64_t slot = NextSlot(options_.key_capacity, &head.keys_seen, &head.key_random);
   if (slot < 0) return;
-  StoreRow(slot, options_.dim, key, &head.samples.keys);
-  std::vector<int64_t>& positions = head.samples.positions;
-  if (slot == std::ssize(positions)) positions.push_back(0);
-  positions[static_cast<size_t>(slot)] = position;
+  StoreRow(slot, position, options_.dim, key, &head.samples.positions, &head.samples.keys);
 }
 
-void KeySampler::OfferQuery(Reservoir& head, const float* query) const {
+void KeySampler::OfferQuery(Reservoir& head, int64_t position, const float* query) const {
   if (!AllFinite(query, options_.dim)) {
     ++head.left_out;
     return;
   }
   const int64_t slot = NextSlot(options_.query_capacity, &head.queries_seen, &head.query_random);
-  if (slot >= 0) StoreRow(slot, options_.dim, query, &head.samples.queries);
+  if (slot < 0) return;
+  StoreRow(slot, position, options_.dim, query, &head.samples.query_positions,
+           &head.samples.queries);
 }
 
 void KeySampler::Add(int layer, int64_t n, const int64_t* positions, const float* keys,
@@ -86,7 +88,7 @@ void KeySampler::Add(int layer, int64_t n, const int64_t* positions, const float
     for (int64_t t = 0; t < n; ++t) {
       OfferKey(head, positions[t], keys + (t * kv_heads + h) * options_.dim);
       for (int g = 0; g < group; ++g) {
-        OfferQuery(head, queries + ((t * kv_heads + h) * group + g) * options_.dim);
+        OfferQuery(head, positions[t], queries + ((t * kv_heads + h) * group + g) * options_.dim);
       }
     }
   }

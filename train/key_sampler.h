@@ -16,9 +16,10 @@ namespace pqcache::train {
 
 // Samples of one layer and KV head, in no particular order.
 struct HeadSamples {
-  std::vector<int64_t> positions;  // [N] of the keys in their sequences
-  std::vector<float> keys;         // [N, D] after the rotary embedding
-  std::vector<float> queries;      // [Nq, D], of all G query heads of the group mixed
+  std::vector<int64_t> positions;        // [N] of the keys in their sequences
+  std::vector<float> keys;               // [N, D] after the rotary embedding
+  std::vector<int64_t> query_positions;  // [Nq]
+  std::vector<float> queries;            // [Nq, D], of all G query heads of the group mixed
 };
 
 // Samples of a whole model.
@@ -77,7 +78,7 @@ class KeySampler {
 
   explicit KeySampler(const KeySamplerOptions& options);
   void OfferKey(Reservoir& head, int64_t position, const float* key) const;
-  void OfferQuery(Reservoir& head, const float* query) const;
+  void OfferQuery(Reservoir& head, int64_t position, const float* query) const;
 
   KeySamplerOptions options_;
   std::vector<Reservoir> heads_;  // [layers, kv_heads]

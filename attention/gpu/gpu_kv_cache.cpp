@@ -1,6 +1,7 @@
 #include "attention/gpu/gpu_kv_cache.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -104,8 +105,14 @@ Status GpuKvCache::LoadCodebooks(const CodebookSet& set) {
     PQCACHE_RETURN_IF_ERROR(WaitFor(nullptr));
     return static_cast<const float*>(data);
   };
+  PQCACHE_ASSIGN_OR_RETURN(const double* phases, PlacePhases(set));
   for (int l = 0; l < o.layers; ++l) {
     GpuCodebooks c;
+    c.phases = phases;
+    c.pairs = static_cast<int>(set.heads.front().position_mean().frequencies().size());
+    PQCACHE_ASSIGN_OR_RETURN(c.position_means, place(l, [](const HeadCodebook& head) {
+                               return head.position_mean().averaged();
+                             }));
     c.subspaces = set.shape().subspaces;
     c.bits = set.shape().bits;
     PQCACHE_ASSIGN_OR_RETURN(c.centroids,
@@ -120,6 +127,29 @@ Status GpuKvCache::LoadCodebooks(const CodebookSet& set) {
     codebooks_.push_back(c);
   }
   return Status::Ok();
+}
+
+Result<const double*> GpuKvCache::PlacePhases(const CodebookSet& set) {
+  const std::span<const float> frequencies = set.heads.front().position_mean().frequencies();
+  for (const HeadCodebook& head : set.heads) {
+    if (!std::ranges::equal(head.position_mean().frequencies(), frequencies)) {
+      return Status::InvalidArgument(
+          "position means of the heads have different frequencies, expected the same");
+    }
+  }
+  if (frequencies.empty()) return nullptr;
+  std::vector<double> phases;
+  for (int64_t page = 0; page < pages(); ++page) {
+    for (const float frequency : frequencies) {
+      const double angle = MiddleOfBlock(page) * frequency;
+      phases.insert(phases.end(), {std::cos(angle), std::sin(angle)});
+    }
+  }
+  const size_t bytes = phases.size() * sizeof(double);
+  PQCACHE_ASSIGN_OR_RETURN(void* data, Allocate(MemoryKind::kDevice, bytes));
+  PQCACHE_RETURN_IF_ERROR(CopyBytes(data, phases.data(), bytes, nullptr));
+  PQCACHE_RETURN_IF_ERROR(WaitFor(nullptr));
+  return static_cast<const double*>(data);
 }
 
 GpuLayer GpuKvCache::layer(int l) const {

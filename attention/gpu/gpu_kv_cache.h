@@ -30,7 +30,8 @@ struct GpuKvCacheOptions {
 
 class GpuKvCache {
  public:
-  // `codebooks` may be null: then no codes are kept. OutOfMemory if it does not fit.
+  // `codebooks` may be null: then no codes are kept. OutOfMemory if it does not fit,
+  // InvalidArgument if position means of different heads have different frequencies.
   static Result<std::unique_ptr<GpuKvCache>> Create(const GpuKvCacheOptions& options,
                                                     const CodebookSet* codebooks);
 
@@ -55,6 +56,8 @@ class GpuKvCache {
   Result<void*> Allocate(MemoryKind kind, size_t bytes);
   Status PlacePages(int bytes_per_key);
   Status LoadCodebooks(const CodebookSet& set);
+  // GpuCodebooks::phases for all pages; null without position means.
+  Result<const double*> PlacePhases(const CodebookSet& set);
 
   GpuKvCacheOptions options_;
   int bytes_per_key_ = 0;

@@ -1,12 +1,14 @@
 #pragma once
 
 // One block writes the rows of a few new tokens of a sequence and KV head into their pages
-// and encodes their keys. Keys are rounded, written and turned by the key transform, half a warp a
-// number; then a warp finds the nearest centroid of a sub-space, lanes side by side over centroids.
+// and encodes their keys. Keys are rounded, written, freed of the mean key of their page and turned
+// by the key transform, half a warp a number; then a warp finds the nearest centroid of a
+// sub-space, lanes side by side over centroids.
 
 #include <cuda_bf16.h>
 
 #include "attention/kernels/append_tokens.h"
+#include "attention/kernels/position_mean.cuh"
 #include "attention/kernels/vector_product.cuh"
 
 namespace pqcache::attention {
@@ -58,6 +60,9 @@ __device__ inline void AppendBlock(const AppendTokensParams& p, const GpuCodeboo
     row[d] = key;
     row[dim + d] = __float2bfloat16_rn(p.values[from]);
     keys[i] = __bfloat162float(key);
+    if (c.position_means != nullptr) {
+      keys[i] = __fsub_rn(keys[i], MeanChannel(c, head, dim, at / kGpuPageTokens, d));
+    }
   }
   if (c.subspaces == 0) return;
   __syncthreads();

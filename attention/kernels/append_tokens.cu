@@ -38,9 +38,11 @@ __device__ Tile TileOf(const AppendTokensParams& p) {
   return tile;
 }
 
-// Rounds and writes rows; keys [32, kDim + kPad] of tokens that are not there are zeros.
+// Rounds and writes rows; keys [32, kDim + kPad] are what is to be coded, those of tokens that are
+// not there are zeros.
 template <int kDim>
-__device__ void StoreRows(const AppendTokensParams& p, const Tile& tile, float* keys) {
+__device__ void StoreRows(const AppendTokensParams& p, const GpuCodebooks& c, const Tile& tile,
+                          float* keys) {
   const int position = p.layer.tokens[tile.sequence] - p.n + tile.first;
   void* const* pages = p.layer.row_pages + size_t(tile.sequence) * p.layer.max_pages;
   for (int i = threadIdx.x; i < kTileTokens * kDim; i += kThreads) {
@@ -55,6 +57,10 @@ __device__ void StoreRows(const AppendTokensParams& p, const Tile& tile, float* 
       row[d] = key;
       row[kDim + d] = __float2bfloat16_rn(p.values[from]);
       rounded = __bfloat162float(key);
+      if (c.position_means != nullptr) {
+        const float mean = MeanChannel(c, tile.head, kDim, at / kGpuPageTokens, d);
+        rounded = __fsub_rn(rounded, mean);
+      }
     }
     keys[token * (kDim + kPad) + d] = rounded;
   }
@@ -127,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) AppendManyKernel(AppendTokensParams 
   float* turned = keys + kTileTokens * kStride;  // [32, kStride]
   float* work = turned + kTileTokens * kStride;  // the transform, then centroids
   const Tile tile = TileOf(p);
-  StoreRows<kDim>(p, tile, keys);
+  StoreRows<kDim>(p, c, tile, keys);
   __syncthreads();
   const float* points = keys;
   if (c.key_transform != nullptr) {
@@ -166,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) AppendManyKernel(AppendTokensParams 
 template <int kDim>
 __global__ void __launch_bounds__(kThreads) StoreRowsKernel(AppendTokensParams p) {
   extern __shared__ __align__(16) float shared[];
-  StoreRows<kDim>(p, TileOf(p), shared);
+  StoreRows<kDim>(p, GpuCodebooks{}, TileOf(p), shared);
 }
 
 template <int kDim, int kBits, int kBytes>

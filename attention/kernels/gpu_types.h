@@ -41,6 +41,11 @@ struct GpuCodebooks {
   const float* half_norms = nullptr;       // [Hkv, M, K] half squared lengths
   const float* key_transform = nullptr;    // [Hkv, D, D], or null for the identity
   const float* query_transform = nullptr;  // likewise
+  // PositionMean::averaged() of the heads [Hkv, D], or null: what keys are on average at their
+  // place is taken off before they are coded.
+  const float* position_means = nullptr;
+  int pairs = 0;                   // of its channels that the place turns
+  const double* phases = nullptr;  // [P, pairs, 2] cosines and sines of the middles of pages
 };
 
 // Which tokens a step attends to in any case; the others are candidates.

@@ -3,8 +3,9 @@
 // they found, rank it (rank_found.cuh) and write the list; or they scan once more, if the threshold
 // that came from the sample was too high. They wait for each other, so all of them are launched
 // together.
-// Reads every code once and a page table entry for every 32 tokens; writes 16 bytes for each
-// candidate that is found (32 with more than four queries).
+// Reads every code once, a page table entry for every 32 tokens and, with position means, 16 bytes
+// a pair of channels for every page, which all heads share; writes 16 bytes for each candidate that
+// is found (32 with more than four queries).
 
 #include <cuda_runtime.h>
 
@@ -13,6 +14,7 @@
 #include "attention/kernels/dispatch.cuh"
 #include "attention/kernels/launch.cuh"
 #include "attention/kernels/list_place.cuh"
+#include "attention/kernels/position_mean.cuh"
 #include "attention/kernels/rank_found.cuh"
 #include "attention/kernels/search_state.cuh"
 #include "attention/kernels/select_internal.h"
@@ -76,13 +78,14 @@ struct WarpRuns {
 };
 
 // Scans them and writes what is worth it behind `found`; gives how many.
-template <int kBits, int kBytes, int kWords, typename Load>
+template <int kBits, int kBytes, int kWords, typename Load, typename Place>
 __device__ int ScanRuns(const WarpRuns& runs, int begin, int end, uint32_t table,
-                        const Collecting<kWords>& collecting, const Load& load,
+                        const Collecting<kWords>& collecting, const Load& load, const Place& place,
                         KeyCodes<kBytes> (&codes)[kRunsAhead], bool again,
                         Exponentials<kWords>* exponentials, Found<kWords>* found) {
   const int lane = threadIdx.x % 32;
   int count = 0;
+  uint32_t placed_02[kWords] = {}, placed_13[kWords] = {};
   for (int ahead = runs.first; ahead < runs.last; ahead += kRunsAhead) {
 #pragma unroll
     for (int i = 0; i < kRunsAhead; ++i) {
@@ -91,6 +94,12 @@ __device__ int ScanRuns(const WarpRuns& runs, int begin, int end, uint32_t table
       uint32_t sums_02[kWords], sums_13[kWords];
       SumEntries<kBits, kBytes, kWords>(table, codes[i], sums_02, sums_13);
       load(run + kRunsAhead, &codes[i]);
+      if (run % 2 == 0 || run == runs.first) place(run / 2, placed_02, placed_13);
+#pragma unroll
+      for (int j = 0; j < kWords; ++j) {
+        sums_02[j] += placed_02[j];
+        sums_13[j] += placed_13[j];
+      }
       const int position = run * 32 + lane;
       const bool there = position >= begin && position < end;
       if (!again && there) exponentials->Add(sums_02, sums_13);
@@ -162,11 +171,18 @@ __global__ void __launch_bounds__(kThreads, 2)
                    size_t(blockIdx.x) * kWarps * warp_room;
   uint32_t* keys = arrays.keys + of_list;
   uint32_t* shared_keys = table + entries * kWords;
+  const float* queries = p.queries + size_t(list) * ranks.queries * p.layer.dim;
+  const int kv_head = head;  // a binding cannot be captured
+  const auto place = [&](int page, uint32_t(&steps_02)[kWords], uint32_t(&steps_13)[kWords]) {
+    if (p.codebooks.position_means == nullptr) return;
+    StepsOfPage<kWords>(p.codebooks, kv_head, p.layer.dim, page, queries, p.layer.dim,
+                        ranks.queries, p.scale, search.bound, search.step, steps_02, steps_13);
+  };
   __syncthreads();
   for (bool again = false;; again = true) {
     const int count = ScanRuns<kBits, kBytes, kWords>(
-        runs, begin, end, uint32_t(__cvta_generic_to_shared(table)), collecting, load, codes, again,
-        &exponentials, of_block + size_t(warp) * warp_room);
+        runs, begin, end, uint32_t(__cvta_generic_to_shared(table)), collecting, load, place, codes,
+        again, &exponentials, of_block + size_t(warp) * warp_room);
     if (lane == 0) s.of_warps[warp + 1] = count;
     __syncthreads();
     if (warp == 0) {

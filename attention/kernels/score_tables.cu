@@ -1,8 +1,9 @@
 // One block for each list, and one for each new token and KV head that is appended. That of a list
-// turns its queries, makes their tables of whole numbers (the same to the
-// bit as QuantisedTables::Set), scores a sample of the candidates in runs of 32 neighbours and
-// takes from it the worth above which enough candidates will be found.
-// Reads the transform, the centroids twice (the second time from cache) and the sampled codes.
+// turns its queries, makes their tables of whole numbers (the same to the bit as
+// QuantisedTables::Set; with position means but for the rounding of their bounds), scores a sample
+// of the candidates in runs of 32 neighbours and takes from it the worth above which enough
+// candidates will be found. Reads the transform, the centroids twice (the second time from cache)
+// and the sampled codes.
 
 #include <cuda_runtime.h>
 
@@ -12,6 +13,7 @@
 #include "attention/kernels/dispatch.cuh"
 #include "attention/kernels/launch.cuh"
 #include "attention/kernels/list_place.cuh"
+#include "attention/kernels/position_mean.cuh"
 #include "attention/kernels/search_state.cuh"
 #include "attention/kernels/select_internal.h"
 #include "attention/kernels/vector_product.cuh"
@@ -33,8 +35,8 @@ struct Shared {
   float queries[kMaxQueries][128];  // turned and scaled
   // Of the entries of a sub-space, as unsigned numbers in the same order.
   unsigned low[kMaxSubspaces][kMaxQueries], high[kMaxSubspaces][kMaxQueries];
-  float base[kMaxQueries], range[kMaxQueries], lse[kMaxQueries];
-  int largest_sum[kMaxQueries];
+  float base[kMaxQueries], bound[kMaxQueries], range[kMaxQueries], lse[kMaxQueries];
+  int largest_sum[kMaxQueries], largest_steps[kMaxQueries];
   float step;
   float partial[kMaxQueries][kWarps];
   int lowest[kWarps], highest[kWarps], ints[kWarps];
@@ -147,11 +149,18 @@ __device__ void TurnQueries(const TransformRows<kDim>& rows, bool identity, floa
 }
 
 // One step for all queries: the widest range of a sub-space over the largest entry.
-template <int kSubspaces>
-__device__ void SetSteps(int queries, Shared* s) {
+template <int kSubspaces, int kDim>
+__device__ void SetSteps(const SelectTokensParams& p, int head, int queries, Shared* s) {
+  static_assert(kSubspaces * 127 <= 16383, "the largest entry is that of QuantisedTables");
+  constexpr float kLargest = 127;
+  constexpr float kRoom = 32767 - kLargest * kSubspaces - 1;
   const int q = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (q < queries) {
-    float range = 1e-30f;
+    float bound = 0;
+    if (p.codebooks.position_means != nullptr) {
+      bound = p.scale * BoundOfMeans(p.codebooks, head, kDim, s->given[q]);
+    }
+    float range = fmaxf(1e-30f, 2 * bound / kRoom * kLargest);
 #pragma unroll
     for (int m = lane; m < kSubspaces; m += 32) {
       range = fmaxf(range, __fsub_rn(FromOrdered(s->high[m][q]), FromOrdered(s->low[m][q])));
@@ -160,12 +169,12 @@ __device__ void SetSteps(int queries, Shared* s) {
     float base = 0;  // one after the other, as on the CPU
 #pragma unroll
     for (int m = 0; m < kSubspaces; ++m) base = __fadd_rn(base, FromOrdered(s->low[m][q]));
-    if (lane == 0) s->range[q] = range, s->base[q] = base;
+    if (lane == 0) s->range[q] = range, s->base[q] = base - bound, s->bound[q] = bound;
   }
   __syncthreads();
   float range = s->range[0];
   for (int i = 1; i < queries; ++i) range = fmaxf(range, s->range[i]);
-  const float step = range / float(min(127, 32767 / kSubspaces));
+  const float step = range / kLargest;
   if (threadIdx.x == 0) s->step = step;
   if (q < queries) {
     int sum = 0;
@@ -243,6 +252,33 @@ __device__ inline int SampledToken(int i, int begin, int end) {
   return (first + int((long long)(run)*runs / (kSampledTokens * kWarps))) * 32 + threadIdx.x % 32;
 }
 
+// What the pages of the sampled tokens of this thread, or of all if there are few, add to sums, and
+// with it what exponentials are taken relative to: the largest such sum, and a little more for
+// pages that are not looked at. The bound of the tables may lie far above all of them.
+template <int kDim, int kWords>
+__device__ void PlaceSample(const SelectTokensParams& p, int head, int queries, int begin, int end,
+                            bool many, uint32_t (&placed_02)[kSampledTokens][kWords],
+                            uint32_t (&placed_13)[kSampledTokens][kWords], Shared* s) {
+  constexpr float kMore = 4;  // of a score; far less than what exponentials have room for
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  for (int i = 0; i < kSampledTokens; ++i) {
+    const int page = many ? SampledToken(i, begin, end) / kGpuPageTokens
+                          : begin / kGpuPageTokens + i * kWarps + warp;
+    if (page * kGpuPageTokens >= end) break;
+    StepsOfPage<kWords>(p.codebooks, head, kDim, page, s->given[0], 128, queries, p.scale, s->bound,
+                        s->step, placed_02[i], placed_13[i]);
+    if (lane < queries) {
+      atomicMax(&s->largest_steps[lane], SumOf<kWords>(placed_02[i], placed_13[i], lane));
+    }
+  }
+  __syncthreads();
+  const int q = threadIdx.x;
+  if (q < queries) {
+    const int most = int(2 * s->bound[q] / s->step + 0.5f);
+    s->largest_sum[q] += min(most, s->largest_steps[q] + int(kMore / s->step));
+  }
+}
+
 template <typename Shape>
 __global__ void __launch_bounds__(kThreads, 1)
     ScoreTablesKernel(SelectTokensParams p, SearchArrays arrays, AppendTokensParams append) {
@@ -270,6 +306,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     (&s.low[0][0])[i] = ~0u;
     (&s.high[0][0])[i] = 0;
   }
+  if (threadIdx.x < kMaxQueries) s.largest_steps[threadIdx.x] = 0;
   WaitForPrevious();
   AllowNext();
   const int tokens = p.layer.tokens[sequence];
@@ -316,7 +353,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   });
   __syncthreads();
-  SetSteps<Shape::kSubspaces>(queries, &s);
+  SetSteps<Shape::kSubspaces, kDim>(p, head, queries, &s);
   const float inverse_step = 1.0f / s.step;
   uint32_t* kept = arrays.tables + size_t(list) * Shape::kEntries * kWords;
   uint32_t word = 0;
@@ -329,6 +366,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       kept[e * kWords + q / kWordQueries] = word;
     }
   });
+  uint32_t placed_02[kSampledTokens][kWords] = {}, placed_13[kSampledTokens][kWords] = {};
+  if (p.codebooks.position_means != nullptr) {
+    PlaceSample<kDim, kWords>(p, head, queries, begin, end, many, placed_02, placed_13, &s);
+  }
   __syncthreads();
   const long long wanted_tokens =
       p.budget_ratio > 0 ? llround(p.budget_ratio * tokens) : p.budget_tokens;
@@ -343,6 +384,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int i = 0; i < kSampledTokens; ++i) {
       SumEntries<kBits, kBytes, kWords>(uint32_t(__cvta_generic_to_shared(table)), codes[i],
                                         sums_02[i], sums_13[i]);
+#pragma unroll
+      for (int j = 0; j < kWords; ++j) {
+        sums_02[i][j] += placed_02[i][j];
+        sums_13[i][j] += placed_13[i][j];
+      }
     }
     if (queries > 1) {
       EstimateLse<kWords>(sums_02, sums_13, queries, float(n) / kSample, &s);
@@ -375,6 +421,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     search.step = s.step;
     for (int q = 0; q < queries; ++q) {
       search.base[q] = s.base[q];
+      search.bound[q] = s.bound[q];
       search.largest_sum[q] = s.largest_sum[q];
     }
     for (int j = 0; j < kWords; ++j) {

@@ -16,7 +16,7 @@ constexpr int kMaxTableWords = kMaxQueries / kWordQueries;
 constexpr int kMaxOffset = 32767;  // table steps
 constexpr int kMaxBlocks = 32;     // that share a list
 
-// Of one list. A query's score of a sum is base + step * sum.
+// Of one list. A query's score of a sum is base + step * sum; what a page's place adds is in sums.
 struct Search {
   int begin, end, k;     // candidates, and how many are wanted
   int least;             // worth from which candidates are collected
@@ -24,7 +24,8 @@ struct Search {
   unsigned blocks_done;  // of the scan that runs
   float step;
   float base[kMaxQueries];
-  int largest_sum[kMaxQueries];  // that the table allows
+  float bound[kMaxQueries];      // of what the place of a page adds
+  int largest_sum[kMaxQueries];  // about the largest that there is: see Exponentials
   // worth = max over queries of sum + offset. Two queries of a word each: the first and third, the
   // second and fourth.
   uint32_t offsets_02[kMaxTableWords], offsets_13[kMaxTableWords];

@@ -31,6 +31,7 @@ HeadCache::HeadCache(const HeadCache& other, const ContextId& context) : HeadCac
   std::copy_n(other.sinks_.data(), sinks_.size(), sinks_.data());
   std::copy_n(other.window_.data(), window_.size(), window_.data());
   std::copy_n(other.open_page_.data(), open_page_.size(), open_page_.data());
+  closed_sum_ = other.closed_sum_;
   value_sums_.Resize(other.value_sums_.size());
   std::copy_n(other.value_sums_.data(), value_sums_.size(), value_sums_.data());
   held_ = other.held_;
@@ -87,9 +88,10 @@ void HeadCache::RestoreSums(const StoredHead& stored) {
     const int64_t last = first + kValueBlockTokens;
     if (first >= options_.n_sink && last <= paged_tokens_) {
       std::copy_n(stored.value_sums.data() + block * dim, dim, value_sums_.data() + block * dim);
-      continue;
+    } else {
+      for (int64_t t = first; t < std::min(last, paged_tokens_); ++t) AddToSum(stored.row(t), t);
     }
-    for (int64_t t = first; t < std::min(last, paged_tokens_); ++t) AddToSum(stored.row(t), t);
+    if (last <= paged_tokens_) CloseBlock(block);
   }
 }
 
@@ -129,6 +131,7 @@ void HeadCache::Retire(const uint8_t* row, int64_t position, std::vector<PageWri
   if (options_.value_sums) {
     value_sums_.Resize(static_cast<size_t>(position / kValueBlockTokens + 1) * dim);
     AddToSum(row, position);
+    if ((position + 1) % kValueBlockTokens == 0) CloseBlock(position / kValueBlockTokens);
   }
   ++paged_tokens_;
   if (in_page + 1 == shape.page_tokens) {
@@ -145,6 +148,11 @@ void HeadCache::AddToSum(const uint8_t* row, int64_t position) {
   LoadRow(row + row_bytes_ / 2, shape.dim, shape.dtype, value.data());
   AddScaled(1.0f, value.data(), shape.dim,
             value_sums_.data() + position / kValueBlockTokens * shape.dim);
+}
+
+void HeadCache::CloseBlock(int64_t block) {
+  closed_sum_.resize(static_cast<size_t>(options_.page.dim), 0.0);
+  for (size_t d = 0; d < closed_sum_.size(); ++d) closed_sum_[d] += value_sum(block)[d];
 }
 
 void HeadCache::IndexRetired() {
@@ -219,6 +227,18 @@ int64_t HeadCache::value_count(int64_t block) const {
   const int64_t first = block * kValueBlockTokens;
   const int64_t last = std::min(paged_tokens_, first + kValueBlockTokens);
   return std::max<int64_t>(0, last - std::max<int64_t>(first, options_.n_sink));
+}
+
+void HeadCache::MeanValue(float* mean) const {
+  const int64_t count = paged_tokens_ - sink_tokens();
+  PQCACHE_CHECK(count > 0 && options_.value_sums, "sums of one value at least");
+  const int64_t closed = paged_tokens_ / kValueBlockTokens;
+  const float* open = closed * kValueBlockTokens < paged_tokens_ ? value_sum(closed) : nullptr;
+  for (int d = 0; d < options_.page.dim; ++d) {
+    const double sum = (closed_sum_.empty() ? 0.0 : closed_sum_[static_cast<size_t>(d)]) +
+                       (open == nullptr ? 0.0 : open[d]);
+    mean[d] = static_cast<float>(sum / static_cast<double>(count));
+  }
 }
 
 uint64_t HeadCache::bytes() const {

@@ -106,6 +106,8 @@ class HeadCache {
   // value_sums), and their number.
   const float* value_sum(int64_t block) const { return &value_sums_[block * options_.page.dim]; }
   int64_t value_count(int64_t block) const;
+  // Mean value [D] of all paged tokens that are no sinks; needs value_sums and one such token.
+  void MeanValue(float* mean) const;
 
   // False once a key was NaN or infinite: codes of this head mean nothing, attend exactly.
   bool finite() const { return finite_; }
@@ -117,6 +119,7 @@ class HeadCache {
   void IndexRetired();
   void RestoreSums(const StoredHead& stored);
   void AddToSum(const uint8_t* row, int64_t position);
+  void CloseBlock(int64_t block);
 
   HeadCacheOptions options_;
   size_t row_bytes_;  // K and V
@@ -128,6 +131,7 @@ class HeadCache {
   AlignedBuffer<uint8_t> window_;     // ring of [local_window] rows
   AlignedBuffer<uint8_t> open_page_;  // [page_tokens] rows in page layout
   AlignedBuffer<float> value_sums_;   // [blocks, D]
+  std::vector<double> closed_sum_;    // [D] of the complete blocks, added up in their order
   std::vector<PageRef> held_;
   std::vector<const uint8_t*> held_rows_;  // of the held pages
   std::unique_ptr<PqIndex> codes_;

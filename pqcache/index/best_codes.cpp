@@ -21,6 +21,7 @@ constexpr double kDeviations = 3;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 static_assert(PqIndex::kBlockTokens == kScanBlockTokens, "scans are made for these blocks");
+static_assert(kPositionBlock == kScanBlockTokens, "a block has one mean");
 
 // The number of steps from base up to score, rounded down; 0 for a score that is no number.
 int StepsTo(float score, float base, float step) {
@@ -72,6 +73,7 @@ void BestCodes::Select(const PqIndex& index, const BestCodesRequest& r,
   lists->resize(r.together ? 1 : static_cast<size_t>(r.g));
   queries_.resize(static_cast<size_t>(r.g));
   BuildTables(index, r);
+  ScorePositions(index, r);
   TakeSample(index, r);
   const auto sampled = static_cast<int64_t>(queries_[0].sample.size());
   const double wanted = static_cast<double>(r.k) * static_cast<double>(sampled) /
@@ -107,9 +109,14 @@ void BestCodes::BuildTables(const PqIndex& index, const BestCodesRequest& r) {
   for (size_t i = 0; i < groups; ++i) {
     const int first = static_cast<int>(i) * kScanQueries;
     const int g = std::min(kScanQueries, r.g - first);
-    codebook.BuildTables(g, r.queries + int64_t{first} * shape.dim, r.scale, floats_.data());
+    const float* queries = r.queries + int64_t{first} * shape.dim;
+    codebook.BuildTables(g, queries, r.scale, floats_.data());
+    float bounds[kScanQueries] = {};
+    for (int q = 0; q < g && !codebook.position_mean().empty(); ++q) {
+      bounds[q] = r.scale * codebook.position_mean().Bound(queries + int64_t{q} * shape.dim);
+    }
     MakeTables(shape, g, floats_.data(), r.together ? TableSteps::kOne : TableSteps::kEach,
-               &tables_[i]);
+               {bounds, static_cast<size_t>(g)}, &tables_[i]);
     for (int q = 0; q < g; ++q) {
       Query& query = queries_[static_cast<size_t>(first + q)];
       query.base = tables_[i].base[q];
@@ -120,6 +127,38 @@ void BestCodes::BuildTables(const PqIndex& index, const BestCodesRequest& r) {
     searches_[i].first = static_cast<int>(r.together ? i * kScanQueries : i);
     searches_[i].threshold.queries = r.together ? tables_[i].queries : 1;
   }
+}
+
+// What the position of a block adds to its sums.
+void BestCodes::ScorePositions(const PqIndex& index, const BestCodesRequest& r) {
+  const PositionMean& mean = index.codebook().position_mean();
+  position_steps_.resize(tables_.size());
+  const int64_t first = r.begin / kScanBlockTokens;
+  const int64_t end = (r.end + kScanBlockTokens - 1) / kScanBlockTokens;
+  for (size_t i = 0; i < tables_.size(); ++i) {
+    position_steps_[i].clear();
+    if (mean.empty() || end <= first) continue;
+    const QuantisedTables& tables = tables_[i];
+    const int64_t query = static_cast<int64_t>(i) * kScanQueries;
+    floats_.resize(static_cast<size_t>((end - first) * tables.queries));
+    mean.Score(tables.queries, r.queries + query * index.codebook().shape().dim, first, end - first,
+               floats_.data());
+    position_steps_[i].resize(static_cast<size_t>(end * kScanQueries));
+    const float* score = floats_.data();
+    for (int64_t b = first; b < end; ++b) {
+      for (int q = 0; q < tables.queries; ++q) {
+        position_steps_[i][static_cast<size_t>(b * kScanQueries + q)] =
+            tables.StepsOf(q, r.scale * *score++);
+      }
+    }
+  }
+}
+
+ScanTask BestCodes::TaskOf(const PqIndex& index, size_t tables) const {
+  return {
+      .tables = &tables_[tables],
+      .codes = index.blocks(),
+      .position_steps = position_steps_[tables].empty() ? nullptr : position_steps_[tables].data()};
 }
 
 // Whole blocks only: those at the ends may hold rows outside of the range.
@@ -138,12 +177,11 @@ void BestCodes::TakeSample(const PqIndex& index, const BestCodesRequest& r) {
     for (size_t g = 0; g < queries_.size(); ++g) {
       const size_t q = g % kScanQueries;
       if (q == 0) {
-        ScanBlocks({.tables = &tables_[g / kScanQueries],
-                    .codes = index.blocks(),
-                    .block = first + i * blocks / sampled,
-                    .stride = blocks / sampled,
-                    .count = kScanBlocks},
-                   sums);
+        ScanTask task = TaskOf(index, g / kScanQueries);
+        task.block = first + i * blocks / sampled;
+        task.stride = blocks / sampled;
+        task.count = kScanBlocks;
+        ScanBlocks(task, sums);
       }
       std::copy_n(sums + q * kScanTokens, kScanTokens,
                   queries_[g].sample.data() + i * kScanBlockTokens);
@@ -204,7 +242,7 @@ void BestCodes::Scan(const PqIndex& index, const BestCodesRequest& r) {
   for (size_t i = 0; i < tables_.size(); ++i) {
     const size_t first = i * searches_of_scan;
     const size_t end = std::min(searches_.size(), first + searches_of_scan);
-    ScanTask task{.tables = &tables_[i], .codes = index.blocks()};
+    ScanTask task = TaskOf(index, i);
     for (task.block = r.begin / kScanBlockTokens; task.block < end_block;
          task.block += kScanBlocks) {
       task.count = static_cast<int>(std::min<int64_t>(kScanBlocks, end_block - task.block));

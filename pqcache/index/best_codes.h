@@ -57,6 +57,8 @@ class BestCodes {
   };
 
   void BuildTables(const PqIndex& index, const BestCodesRequest& r);
+  void ScorePositions(const PqIndex& index, const BestCodesRequest& r);
+  ScanTask TaskOf(const PqIndex& index, size_t tables) const;
   void TakeSample(const PqIndex& index, const BestCodesRequest& r);
   void SetThresholds(const BestCodesRequest& r, int64_t rank);
   void SetShared(float limit, Search* search) const;
@@ -71,9 +73,10 @@ class BestCodes {
   bool SelectEach(const BestCodesRequest& r, const Search& search, std::vector<int64_t>* list);
   void WeighUnselected(const Search& search, const std::vector<int64_t>& list);
 
-  std::vector<QuantisedTables> tables_;  // of every kScanQueries queries
-  std::vector<Query> queries_;           // [G]
-  std::vector<Search> searches_;         // one for each of the tables, or [G]
+  std::vector<QuantisedTables> tables_;                // of every kScanQueries queries
+  std::vector<std::vector<uint16_t>> position_steps_;  // of every tables_: as in ScanTask, or empty
+  std::vector<Query> queries_;                         // [G]
+  std::vector<Search> searches_;                       // one for each of the tables, or [G]
   std::vector<float> floats_, ranks_, more_ranks_, merged_ranks_;
   std::vector<int32_t> scratch_;
   std::vector<uint16_t> worth_;

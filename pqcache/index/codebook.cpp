@@ -137,13 +137,62 @@ Result<HeadCodebook> HeadCodebook::Create(Parts parts) {
   if (parts.key_transform.empty() != parts.query_transform.empty()) {
     return Status::InvalidArgument("one of the key and query transforms is absent, expected both");
   }
+  if (!std::isfinite(parts.residual) || parts.residual < 0) {
+    return Status::InvalidArgument("residual is " + std::to_string(parts.residual) +
+                                   ", expected a finite number that is not negative");
+  }
+  const PositionMean& mean = parts.position_mean;
+  if (!mean.empty() && mean.mean().size() != dim) {
+    return Status::InvalidArgument("position mean has " + std::to_string(mean.mean().size()) +
+                                   " numbers, expected " + std::to_string(dim));
+  }
   return HeadCodebook(std::move(parts));
 }
 
-void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
+// A key without the mean of its position, in the rotated space. Keys come in order of position.
+class HeadCodebook::Remainder {
+ public:
+  explicit Remainder(const Parts& parts)
+      : parts_(parts),
+        means_(parts.position_mean, parts.shape.dim),
+        centred_(static_cast<size_t>(parts.shape.dim)) {}
+
+  // out [D].
+  void Of(int64_t position, const float* key, float* out) {
+    const int dim = parts_.shape.dim;
+    if (!parts_.position_mean.empty()) {
+      const std::vector<float>& mean = means_.At(position);
+      for (size_t d = 0; d < centred_.size(); ++d) centred_[d] = key[d] - mean[d];
+      key = centred_.data();
+    }
+    Transform(parts_.key_transform, dim, key, out);
+  }
+
+ private:
+  const Parts& parts_;
+  BlockMeans means_;
+  std::vector<float> centred_;
+};
+
+// Of a sub-vector whose coordinates lie `stride` apart.
+double HeadCodebook::SquaredDistance(int subspace, int centroid, const float* point,
+                                     int64_t stride) const {
+  const int sub = parts_.shape.sub_dim();
+  const size_t row = static_cast<size_t>(subspace) * parts_.shape.centroids() + centroid;
+  const float* c = &parts_.centroids[row * sub];
+  double sum = 0;
+  for (int d = 0; d < sub; ++d)
+    sum += double{point[d * stride] - c[d]} * (point[d * stride] - c[d]);
+  return sum;
+}
+
+void HeadCodebook::Encode(int64_t first, int64_t n, const float* keys, uint8_t* codes,
+                          double* residuals) const {
   const PqShape& s = parts_.shape;
+  Remainder remainder(parts_);
   while (n >= kEncodeBlock) {
-    EncodeBlock(keys, codes);
+    EncodeBlock(first, keys, &remainder, codes, residuals);
+    first += kEncodeBlock;
     n -= kEncodeBlock;
     keys += kEncodeBlock * s.dim;
     codes += kEncodeBlock * s.subspaces;
@@ -152,7 +201,8 @@ void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
   const int sub = s.sub_dim();
   std::vector<float> rotated(static_cast<size_t>(s.dim));
   for (int64_t i = 0; i < n; ++i) {
-    Transform(parts_.key_transform, s.dim, keys + i * s.dim, rotated.data());
+    remainder.Of(first + i, keys + i * s.dim, rotated.data());
+    double distance = 0;
     for (int m = 0; m < s.subspaces; ++m) {
       codes[i * s.subspaces + m] =
           FindNearestCentroid({.dim = sub,
@@ -160,12 +210,17 @@ void HeadCodebook::Encode(int64_t n, const float* keys, uint8_t* codes) const {
                                .point = rotated.data() + m * sub,
                                .columns = &transposed_[static_cast<size_t>(m) * sub * k],
                                .half_norms = &half_norms_[static_cast<size_t>(m) * k]});
+      if (residuals != nullptr) {
+        distance += SquaredDistance(m, codes[i * s.subspaces + m], rotated.data() + m * sub, 1);
+      }
     }
+    if (residuals != nullptr) *residuals += distance;
   }
 }
 
 // The same codes to the bit as one by one: each sum is taken in the same order.
-void HeadCodebook::EncodeBlock(const float* keys, uint8_t* codes) const {
+void HeadCodebook::EncodeBlock(int64_t first, const float* keys, Remainder* remainder,
+                               uint8_t* codes, double* residuals) const {
   const PqShape& s = parts_.shape;
   const int sub = s.sub_dim();
   const auto k = static_cast<size_t>(s.centroids());
@@ -173,39 +228,49 @@ void HeadCodebook::EncodeBlock(const float* keys, uint8_t* codes) const {
   coordinates.Resize(static_cast<size_t>(s.dim * kEncodeBlock));
   std::vector<float> rotated(static_cast<size_t>(s.dim));
   for (int64_t i = 0; i < kEncodeBlock; ++i) {
-    Transform(parts_.key_transform, s.dim, keys + i * s.dim, rotated.data());
+    remainder->Of(first + i, keys + i * s.dim, rotated.data());
     for (int d = 0; d < s.dim; ++d) coordinates[d * kEncodeBlock + i] = rotated[d];
   }
   uint8_t nearest[kEncodeBlock];
+  double distances[kEncodeBlock] = {};
   for (int m = 0; m < s.subspaces; ++m) {
-    const size_t first = static_cast<size_t>(m) * k;
+    const size_t row = static_cast<size_t>(m) * k;
     FindNearestCentroids({.points = kEncodeBlock,
                           .dim = sub,
                           .centroids = s.centroids(),
                           .coordinates = coordinates.data() + int64_t{m} * sub * kEncodeBlock,
-                          .centroid_rows = parts_.centroids.data() + first * sub,
-                          .half_norms = half_norms_.data() + first},
+                          .centroid_rows = parts_.centroids.data() + row * sub,
+                          .half_norms = half_norms_.data() + row},
                          nearest);
-    for (int64_t i = 0; i < kEncodeBlock; ++i) codes[i * s.subspaces + m] = nearest[i];
+    const float* points = coordinates.data() + int64_t{m} * sub * kEncodeBlock;
+    for (int64_t i = 0; i < kEncodeBlock; ++i) {
+      codes[i * s.subspaces + m] = nearest[i];
+      if (residuals != nullptr) {
+        distances[i] += SquaredDistance(m, nearest[i], points + i, kEncodeBlock);
+      }
+    }
   }
+  if (residuals == nullptr) return;
+  for (const double distance : distances) *residuals += distance;
 }
 
-void HeadCodebook::Decode(int64_t n, const uint8_t* codes, float* keys) const {
+void HeadCodebook::Decode(int64_t first, int64_t n, const uint8_t* codes, float* keys) const {
   const PqShape& s = parts_.shape;
   const int sub = s.sub_dim();
   std::vector<float> rotated(static_cast<size_t>(s.dim));
+  BlockMeans means(parts_.position_mean, s.dim);
   for (int64_t i = 0; i < n; ++i) {
     for (int m = 0; m < s.subspaces; ++m) {
       const size_t row = static_cast<size_t>(m) * s.centroids() + codes[i * s.subspaces + m];
       std::copy_n(&parts_.centroids[row * sub], sub, &rotated[static_cast<size_t>(m) * sub]);
     }
     float* key = keys + i * s.dim;
+    std::copy_n(means.At(first + i).data(), s.dim, key);
     if (parts_.query_transform.empty()) {
-      std::copy_n(rotated.data(), s.dim, key);
+      AddScaled(1.0f, rotated.data(), s.dim, key);
       continue;
     }
     // A^-1 = B^T, because <B q, A k> = <q, k> for all q and k.
-    std::fill_n(key, s.dim, 0.0f);
     for (int d = 0; d < s.dim; ++d) {
       AddScaled(rotated[static_cast<size_t>(d)],
                 &parts_.query_transform[static_cast<size_t>(d) * s.dim], s.dim, key);
@@ -250,8 +315,12 @@ Fingerprint CodebooksFingerprint(const CodebookSet& set) {
   std::string text = std::to_string(set.layers) + " " + std::to_string(set.kv_heads);
   for (const HeadCodebook& head : set.heads) {
     text += " " + std::to_string(head.shape().dim) + " " + head.shape().Name();
-    for (const std::span<const float> part :
-         {head.centroids(), head.key_transform(), head.query_transform()}) {
+    std::vector<std::span<const float>> parts = {head.centroids(), head.key_transform(),
+                                                 head.query_transform()};
+    if (const PositionMean& mean = head.position_mean(); !mean.empty()) {
+      parts.insert(parts.end(), {mean.mean(), mean.frequencies()});
+    }
+    for (const std::span<const float> part : parts) {
       const std::string_view bytes(reinterpret_cast<const char*>(part.data()), part.size_bytes());
       text += " " + FingerprintOf(bytes).Hex();
     }

@@ -3,9 +3,11 @@
 // Product-quantisation codebooks: one per layer and KV head, trained offline (train/), immutable
 // once made and shared by any number of threads.
 //
-// A key k is coded in a rotated space: key_transform A maps the key, query_transform B maps the
-// query, with <B q, A k> = <q, k> exactly (B = A^-T). Each of the M sub-vectors of A k is replaced
-// by the number of its nearest centroid (L2). Scores are inner products; larger is better.
+// What is coded of a key k is what its position does not say already (position_mean.h): k - m for
+// the mean key m of its position. That is done in a rotated space: key_transform A maps the key,
+// query_transform B maps the query, with <B q, A k> = <q, k> exactly (B = A^-T). Each of the M
+// sub-vectors of A (k - m) is replaced by the number of its nearest centroid (L2). The score of a
+// key is the inner product with what its codes say, plus <q, m>; larger is better.
 // Source of the method: Jegou, Douze, Schmid, "Product quantization for nearest neighbor search",
 // 2011; the query-aware rotation is described in train/rotation.h.
 //
@@ -22,6 +24,7 @@
 #include "pqcache/base/aligned_buffer.h"
 #include "pqcache/base/checksum.h"
 #include "pqcache/base/status.h"
+#include "pqcache/index/position_mean.h"
 
 namespace pqcache {
 
@@ -49,9 +52,13 @@ class HeadCodebook {
  public:
   struct Parts {
     PqShape shape;
-    std::vector<float> centroids;        // [M, K, D/M]
-    std::vector<float> key_transform;    // A [D, D], or empty for the identity
-    std::vector<float> query_transform;  // B [D, D], or empty for the identity
+    std::vector<float> centroids;             // [M, K, D/M]
+    std::vector<float> key_transform = {};    // A [D, D], or empty for the identity
+    std::vector<float> query_transform = {};  // B [D, D], or empty for the identity
+    PositionMean position_mean = {};          // of D channels, or empty
+    // Mean squared distance of the keys it was trained on to what their codes say, in the rotated
+    // space; 0: not known. Keys that lie much farther away are not what it was made for.
+    float residual = 0;
   };
 
   // Checks sizes and that every number is finite.
@@ -61,20 +68,28 @@ class HeadCodebook {
   std::span<const float> centroids() const { return parts_.centroids; }
   std::span<const float> key_transform() const { return parts_.key_transform; }
   std::span<const float> query_transform() const { return parts_.query_transform; }
+  const PositionMean& position_mean() const { return parts_.position_mean; }
+  float residual() const { return parts_.residual; }
   // [M, K] half the squared lengths of the centroids.
   std::span<const float> half_norms() const { return half_norms_; }
 
-  // codes [N, M], one byte a sub-space, of keys [N, D]. A tie goes to the lower centroid.
-  void Encode(int64_t n, const float* keys, uint8_t* codes) const;
-  // keys [N, D] of codes [N, M]: A^-1 applied to the centroids.
-  void Decode(int64_t n, const uint8_t* codes, float* keys) const;
+  // codes [N, M], one byte a sub-space, of keys [N, D] at positions first, first + 1, ... A tie
+  // goes to the lower centroid. The squared distances that residual() is the mean of are added to
+  // *residuals, unless it is null.
+  void Encode(int64_t first, int64_t n, const float* keys, uint8_t* codes,
+              double* residuals = nullptr) const;
+  // keys [N, D] of codes [N, M] at those positions: A^-1 applied to the centroids, plus the mean.
+  void Decode(int64_t first, int64_t n, const uint8_t* codes, float* keys) const;
   // tables [G, M, K]: inner products of the transformed queries [G, D] with every centroid, times
-  // `scale`. The score of a key is the sum of its M entries.
+  // `scale`. The score of a key is the sum of its M entries, and what the position mean adds.
   void BuildTables(int g, const float* queries, float scale, float* tables) const;
 
  private:
   explicit HeadCodebook(Parts parts);
-  void EncodeBlock(const float* keys, uint8_t* codes) const;
+  class Remainder;
+  void EncodeBlock(int64_t first, const float* keys, Remainder* remainder, uint8_t* codes,
+                   double* residuals) const;
+  double SquaredDistance(int subspace, int centroid, const float* point, int64_t stride) const;
   Parts parts_;
   std::vector<float> transposed_;  // [M, D/M, K] the centroids once more, for loops over K
   std::vector<float> half_norms_;  // [M, K]
@@ -98,7 +113,7 @@ struct CodebookSet {
 // InvalidArgument if the codebooks were trained for another model; `set` may be null.
 Status CheckModelOf(const CodebookSet* set, const Fingerprint& model);
 
-// Names what codes depend on: shapes, transforms and centroids of all heads.
+// Names what codes depend on: shapes, position means, transforms and centroids of all heads.
 Fingerprint CodebooksFingerprint(const CodebookSet& set);
 
 // One file, described in codebook_format.md. Load verifies magic, version, sizes and checksums

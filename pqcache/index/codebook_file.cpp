@@ -1,5 +1,6 @@
 // The .pqcb container: codebook_format.md.
 
+#include <algorithm>
 #include <cstring>
 
 #include "pqcache/base/coding.h"
@@ -11,7 +12,8 @@
 namespace pqcache {
 namespace {
 
-constexpr uint32_t kVersion = 1;
+// Files without position means and residuals are written as version 1, which knows none.
+constexpr uint32_t kNewestVersion = 2;
 constexpr size_t kHeaderBytes = 32;
 constexpr uint64_t kMaxFileBytes = uint64_t{8} << 30;
 
@@ -40,13 +42,16 @@ Result<Fingerprint> ParseFingerprint(const std::string& hex) {
 }
 
 struct Description {
+  uint32_t version = 1;
   CodebookSet set;  // without heads
   PqShape shape;
+  int64_t frequencies = 0;  // of the position means, or 0
 };
 
-Result<Description> ParseDescription(std::string_view text) {
+Result<Description> ParseDescription(uint32_t version, std::string_view text) {
   PQCACHE_ASSIGN_OR_RETURN(const Json json, Json::Parse(text));
   Description d;
+  d.version = version;
   PQCACHE_ASSIGN_OR_RETURN(const std::string model, json.GetString("model"));
   PQCACHE_ASSIGN_OR_RETURN(d.set.model, ParseFingerprint(model));
   int64_t fields[5];
@@ -66,6 +71,16 @@ Result<Description> ParseDescription(std::string_view text) {
   if (d.set.rotation != "none" && d.set.rotation != "pca" && d.set.rotation != "query") {
     return Status::Corruption("rotation is '" + d.set.rotation + "', expected none, pca or query");
   }
+  if (json.Find("position_frequencies") != nullptr) {
+    PQCACHE_ASSIGN_OR_RETURN(d.frequencies, json.GetInt("position_frequencies"));
+    if (version == 1) {
+      return Status::Corruption("has position_frequencies, which version 1 does not know");
+    }
+    if (d.frequencies < 1 || 2 * d.frequencies > d.shape.dim) {
+      return Status::Corruption("position_frequencies is " + std::to_string(d.frequencies) +
+                                ", expected 1 to " + std::to_string(d.shape.dim / 2));
+    }
+  }
   if (const Json* report = json.Find("report"); report != nullptr) d.set.report = report->Dump();
   return d;
 }
@@ -74,9 +89,16 @@ size_t TransformFloats(const Description& d) {
   return d.set.rotation == "none" ? 0 : static_cast<size_t>(d.shape.dim) * d.shape.dim;
 }
 
+size_t MeanFloats(const Description& d) {
+  return d.frequencies == 0 ? 0 : static_cast<size_t>(d.shape.dim);
+}
+
+size_t ResidualFloats(const Description& d) { return d.version == 1 ? 0 : 1; }
+
 size_t BlockBytes(const Description& d) {
   const size_t centroids = static_cast<size_t>(d.shape.centroids()) * d.shape.dim;
-  return (2 * TransformFloats(d) + centroids) * sizeof(float) + 8;
+  const size_t position = MeanFloats(d) + static_cast<size_t>(d.frequencies);
+  return (ResidualFloats(d) + position + 2 * TransformFloats(d) + centroids) * sizeof(float) + 8;
 }
 
 Result<HeadCodebook> ParseBlock(const Description& d, std::string_view block) {
@@ -86,13 +108,24 @@ Result<HeadCodebook> ParseBlock(const Description& d, std::string_view block) {
   }
   std::vector<float> numbers(bytes / sizeof(float));
   std::memcpy(numbers.data(), block.data(), bytes);
-  const auto transforms = static_cast<std::ptrdiff_t>(TransformFloats(d));
-  const auto begin = numbers.begin();
+  auto next = numbers.begin();
+  const auto take = [&next](size_t count) {
+    const auto begin = next;
+    next += static_cast<std::ptrdiff_t>(count);
+    return std::vector<float>(begin, next);
+  };
   HeadCodebook::Parts parts;
   parts.shape = d.shape;
-  parts.key_transform.assign(begin, begin + transforms);
-  parts.query_transform.assign(begin + transforms, begin + 2 * transforms);
-  parts.centroids.assign(begin + 2 * transforms, numbers.end());
+  if (ResidualFloats(d) > 0) parts.residual = take(1)[0];
+  if (d.frequencies > 0) {
+    std::vector<float> mean = take(MeanFloats(d));
+    PQCACHE_ASSIGN_OR_RETURN(parts.position_mean,
+                             PositionMean::Create(d.shape.dim, std::move(mean),
+                                                  take(static_cast<size_t>(d.frequencies))));
+  }
+  parts.key_transform = take(TransformFloats(d));
+  parts.query_transform = take(TransformFloats(d));
+  parts.centroids = take(static_cast<size_t>(numbers.end() - next));
   return HeadCodebook::Create(std::move(parts));
 }
 
@@ -110,9 +143,10 @@ Status CheckHeader(std::string_view bytes) {
   if (Checksum64(bytes.data(), 24) != GetFixed64(bytes.data() + 24)) {
     return Status::Corruption("header is damaged: its checksum does not match");
   }
-  if (const uint32_t version = GetFixed32(bytes.data() + 8); version != kVersion) {
-    return Status::Unsupported("has version " + std::to_string(version) + ", expected " +
-                               std::to_string(kVersion));
+  if (const uint32_t version = GetFixed32(bytes.data() + 8);
+      version < 1 || version > kNewestVersion) {
+    return Status::Unsupported("has version " + std::to_string(version) + ", expected 1 to " +
+                               std::to_string(kNewestVersion));
   }
   return Status::Ok();
 }
@@ -165,15 +199,26 @@ void InspectBlocks(const Description& d, std::string_view bytes, size_t start,
   }
 }
 
+// The version of a damaged header may be damaged: then it is the one whose file would be as long.
+Result<Description> ParseDamaged(std::string_view text, size_t file_bytes) {
+  for (uint32_t version = kNewestVersion; version > 1; --version) {
+    Result<Description> d = ParseDescription(version, text);
+    if (d.ok() && CheckLength(*d, kHeaderBytes + text.size(), file_bytes).ok()) return d;
+  }
+  return ParseDescription(1, text);
+}
+
 // Of bytes with the magic and a version that is known, or a header that is damaged.
-void InspectParts(std::string_view bytes, CodebookFileInfo* info) {
+void InspectParts(std::string_view bytes, bool header_ok, CodebookFileInfo* info) {
   const Result<std::string_view> text = FindDescription(bytes);
   Note(text.status(), "description", kHeaderBytes, info);
   if (!text.ok()) return;
   Note(CheckDescription(bytes, *text), "description", kHeaderBytes, info);
-  Result<Description> d = ParseDescription(*text);
+  Result<Description> d =
+      header_ok ? ParseDescription(info->version, *text) : ParseDamaged(*text, bytes.size());
   Note(d.status(), "description", kHeaderBytes, info);
   if (!d.ok()) return;
+  info->version = d->version;
   info->described = true;
   info->model = d->set.model;
   info->rotation = d->set.rotation;
@@ -181,6 +226,7 @@ void InspectParts(std::string_view bytes, CodebookFileInfo* info) {
   info->layers = d->set.layers;
   info->kv_heads = d->set.kv_heads;
   info->shape = d->shape;
+  info->position_mean = d->frequencies > 0;
   info->block_bytes = BlockBytes(*d);
   const size_t start = kHeaderBytes + text->size();
   InspectBlocks(*d, bytes, start, info);
@@ -193,15 +239,22 @@ Result<std::string> EncodeCodebooks(const CodebookSet& set) {
   PQCACHE_CHECK(set.heads.size() == static_cast<size_t>(set.layers) * set.kv_heads,
                 "one codebook per layer and KV head");
   const PqShape& shape = set.shape();
+  const size_t frequencies = set.heads.front().position_mean().frequencies().size();
   for (const HeadCodebook& head : set.heads) {
     PQCACHE_CHECK(head.shape() == shape, "one shape for all heads");
     PQCACHE_CHECK(head.key_transform().empty() == (set.rotation == "none"),
                   "transforms as the rotation says");
+    PQCACHE_CHECK(head.position_mean().frequencies().size() == frequencies,
+                  "as many frequencies for all heads");
   }
+  const bool residuals =
+      std::ranges::any_of(set.heads, [](const HeadCodebook& head) { return head.residual() > 0; });
+  const uint32_t version = frequencies > 0 || residuals ? kNewestVersion : 1;
   Json description;
   description.Set("model", set.model.Hex()).Set("layers", set.layers).Set("kv_heads", set.kv_heads);
   description.Set("dim", shape.dim).Set("subspaces", shape.subspaces).Set("bits", shape.bits);
   description.Set("rotation", set.rotation);
+  if (frequencies > 0) description.Set("position_frequencies", frequencies);
   if (!set.report.empty()) {
     // One level less than a reader allows, because the report lies inside the description.
     const JsonLimits limits = {.max_depth = JsonLimits{}.max_depth - 1};
@@ -210,13 +263,17 @@ Result<std::string> EncodeCodebooks(const CodebookSet& set) {
   }
   const std::string text = description.Dump();
   std::string out(kCodebookMagic);
-  PutFixed32(&out, kVersion);
+  PutFixed32(&out, version);
   PutFixed32(&out, static_cast<uint32_t>(text.size()));
   PutFixed64(&out, Checksum64(text.data(), text.size()));
   PutFixed64(&out, Checksum64(out.data(), out.size()));
   out += text;
   for (const HeadCodebook& head : set.heads) {
     const size_t start = out.size();
+    const float residual = head.residual();
+    if (version > 1) AppendFloats({&residual, 1}, &out);
+    AppendFloats(head.position_mean().mean(), &out);
+    AppendFloats(head.position_mean().frequencies(), &out);
     AppendFloats(head.key_transform(), &out);
     AppendFloats(head.query_transform(), &out);
     AppendFloats(head.centroids(), &out);
@@ -230,7 +287,7 @@ Result<std::shared_ptr<const CodebookSet>> DecodeCodebooks(std::string_view byte
   PQCACHE_RETURN_IF_ERROR(CheckHeader(bytes));
   PQCACHE_ASSIGN_OR_RETURN(const std::string_view text, FindDescription(bytes));
   PQCACHE_RETURN_IF_ERROR(CheckDescription(bytes, text));
-  PQCACHE_ASSIGN_OR_RETURN(Description d, ParseDescription(text));
+  PQCACHE_ASSIGN_OR_RETURN(Description d, ParseDescription(GetFixed32(bytes.data() + 8), text));
   const size_t start = kHeaderBytes + text.size();
   PQCACHE_RETURN_IF_ERROR(CheckLength(d, start, bytes.size()));
   for (int i = 0; i < d.set.layers * d.set.kv_heads; ++i) {
@@ -259,10 +316,10 @@ Result<CodebookFileInfo> InspectCodebooks(std::string_view bytes) {
   const Status header = CheckHeader(bytes);
   if (header.code() == StatusCode::kUnsupported) return header;
   CodebookFileInfo info;
-  info.version = kVersion;
+  info.version = GetFixed32(bytes.data() + 8);
   info.file_bytes = bytes.size();
   Note(header, "header", 0, &info);
-  InspectParts(bytes, &info);
+  InspectParts(bytes, header.ok(), &info);
   return info;
 }
 

@@ -37,6 +37,7 @@ struct CodebookFileInfo {
   int layers = 0;
   int kv_heads = 0;
   PqShape shape;
+  bool position_mean = false;
   uint64_t block_bytes = 0;
   std::vector<CodebookBlockInfo> blocks;  // in file order, those that are there as a whole
   std::vector<FileDamage> damaged;        // in file order; empty when LoadCodebooks would succeed

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "pqcache/base/vector_clones.h"
 #include "pqcache/index/quantised_scan_x86.h"
 
 namespace pqcache {
@@ -48,6 +49,11 @@ void AtLeastScalar(const ScanThreshold& t, const uint16_t* sums, uint64_t* bits)
   }
 }
 
+// sums [kTokens]
+PQCACHE_VECTOR_CLONES void Raise(uint16_t by, uint16_t* sums) {
+  for (int i = 0; i < kTokens; ++i) sums[i] = static_cast<uint16_t>(sums[i] + by);
+}
+
 using enum TableForm;
 
 // Tables of 256 entries are beyond what AVX2 can look up in registers.
@@ -70,12 +76,22 @@ const QuantisedScan& Active() {
 std::span<const QuantisedScan> QuantisedScans() { return kScans; }
 
 void MakeTables(const PqShape& shape, int g, const float* tables, TableSteps steps,
-                QuantisedTables* made) {
-  made->Set(shape, g, tables, steps);
+                std::span<const float> bounds, QuantisedTables* made) {
+  made->Set(shape, g, tables, steps, bounds);
   made->Fill(Active().form(shape.bits));
 }
 
-void ScanBlocks(const ScanTask& task, uint16_t* sums) { Active().scan(task, sums); }
+void ScanBlocks(const ScanTask& task, uint16_t* sums) {
+  Active().scan(task, sums);
+  if (task.position_steps == nullptr) return;
+  for (int b = 0; b < task.count; ++b) {
+    const uint16_t* position_steps =
+        task.position_steps + (task.block + b * task.stride) * kScanQueries;
+    for (int q = 0; q < task.tables->queries; ++q) {
+      Raise(position_steps[q], sums + q * kScanTokens + b * kTokens);
+    }
+  }
+}
 
 void AtLeast(const ScanThreshold& threshold, const uint16_t* sums, uint64_t bits[kScanBlocks]) {
   Active().at_least(threshold, sums, bits);

@@ -24,6 +24,8 @@ struct ScanTask {
   int64_t block = 0;               // the first one
   int64_t stride = 1;              // blocks from one to the next
   int count = 0;                   // <= kScanBlocks
+  // [blocks, kScanQueries] added to all sums of a block, of block 0 on; null: nothing.
+  const uint16_t* position_steps = nullptr;
 };
 
 // Sums [kScanQueries, kScanTokens], of block after block; those behind `count` blocks and of
@@ -41,9 +43,9 @@ struct ScanThreshold {
 // queries, kScanTokens apart.
 void AtLeast(const ScanThreshold& threshold, const uint16_t* sums, uint64_t bits[kScanBlocks]);
 
-// Tables with what the scan of this process needs.
+// Tables with what the scan of this process needs; see QuantisedTables::Set.
 void MakeTables(const PqShape& shape, int g, const float* tables, TableSteps steps,
-                QuantisedTables* made);
+                std::span<const float> bounds, QuantisedTables* made);
 
 // The bodies behind them, for tests.
 struct QuantisedScan {

@@ -12,8 +12,12 @@ namespace {
 
 constexpr float kSmallestRange = 1e-30f;  // so that its inverse is finite
 
-// Two entries fit into 8 bits, and those of all sub-spaces into 15.
-float LargestEntry(int subspaces) { return static_cast<float>(std::min(127, 32767 / subspaces)); }
+constexpr int kMostSum = 32767;
+
+// Two entries fit into 8 bits, and those of all sub-spaces into 15, or 14 if more is added.
+float LargestEntry(int subspaces, bool more) {
+  return static_cast<float>(std::min(127, kMostSum / (more ? 2 : 1) / subspaces));
+}
 
 // lows [M] are the smallest entries of a table [M, K]; gives the widest range of a sub-space.
 PQCACHE_VECTOR_CLONES float FindRanges(const float* table, int subspaces, int k, float* lows) {
@@ -55,7 +59,8 @@ PQCACHE_VECTOR_CLONES void FillLanes(const uint8_t* entries, int shift, size_t n
 
 }  // namespace
 
-void QuantisedTables::Set(const PqShape& shape, int g, const float* tables, TableSteps steps) {
+void QuantisedTables::Set(const PqShape& shape, int g, const float* tables, TableSteps steps,
+                          std::span<const float> bounds) {
   queries = g;
   subspaces = shape.subspaces;
   bits = shape.bits;
@@ -65,14 +70,18 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables, Tabl
     entries.Resize(0);  // what is new is zero
     entries.Resize(kScanQueries * table_size);
   }
-  const float largest = LargestEntry(subspaces);
+  const float largest = LargestEntry(subspaces, !bounds.empty());
+  // Steps that are left for what is added; rounding takes one.
+  const float room = kMostSum - largest * static_cast<float>(subspaces) - 1;
   thread_local std::vector<float> lows;
   lows.resize(static_cast<size_t>(g * subspaces));
   float ranges[kScanQueries];
   for (int q = 0; q < g; ++q) {
     float* of_query = lows.data() + q * subspaces;
-    ranges[q] = FindRanges(tables + q * table_size, subspaces, k, of_query);
-    base[q] = std::accumulate(of_query, of_query + subspaces, 0.0f);
+    bound[q] = bounds.empty() ? 0 : bounds[static_cast<size_t>(q)];
+    ranges[q] = std::max(FindRanges(tables + q * table_size, subspaces, k, of_query),
+                         2 * bound[q] / room * largest);
+    base[q] = std::accumulate(of_query, of_query + subspaces, 0.0f) - bound[q];
   }
   if (steps == TableSteps::kOne) std::fill_n(ranges, g, *std::max_element(ranges, ranges + g));
   for (int q = 0; q < g; ++q) {
@@ -82,6 +91,12 @@ void QuantisedTables::Set(const PqShape& shape, int g, const float* tables, Tabl
   }
   pairs.Resize(0);
   lanes.Resize(0);
+}
+
+uint16_t QuantisedTables::StepsOf(int query, float score) const {
+  const float steps = (score + bound[query]) / step[query] + 0.5f;
+  const float most = 2 * bound[query] / step[query] + 0.5f;
+  return static_cast<uint16_t>(std::clamp(steps, 0.0f, most));
 }
 
 void QuantisedTables::Fill(TableForm form) {

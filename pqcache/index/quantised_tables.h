@@ -4,6 +4,7 @@
 // on every instruction set. See quantised_scan.h for what reads them.
 
 #include <cstdint>
+#include <span>
 
 #include "pqcache/base/aligned_buffer.h"
 #include "pqcache/index/codebook.h"
@@ -30,10 +31,16 @@ struct QuantisedTables {
   AlignedBuffer<uint64_t> lanes;   // [M, K], all queries' entries in 16 bits each, or empty
   float base[kScanQueries] = {};   // the score of a sum is base + step * sum
   float step[kScanQueries] = {};
+  float bound[kScanQueries] = {};  // as given to Set
 
   // tables: [G, M, K] of finite numbers, G <= kScanQueries. A step is the widest range that a
-  // sub-space's entries have over the largest entry. Sums stay below 2^15.
-  void Set(const PqShape& shape, int g, const float* tables, TableSteps steps);
+  // sub-space's entries have over the largest entry. Sums stay below 2^15, also when what is added
+  // to a query's scores, between -bound and bound, joins them as StepsOf says. bounds: [G], or
+  // empty if nothing is.
+  void Set(const PqShape& shape, int g, const float* tables, TableSteps steps,
+           std::span<const float> bounds = {});
+  // What a score that is added is in whole steps.
+  uint16_t StepsOf(int query, float score) const;
   void Fill(TableForm form);
 };
 

@@ -71,9 +71,9 @@ void CheckCodes(const HeadCodebook& codebook) {
   const PqShape& shape = codebook.shape();
   std::vector<float> key(static_cast<size_t>(shape.dim), 1.0f);
   std::vector<uint8_t> codes(static_cast<size_t>(shape.subspaces));
-  codebook.Encode(1, key.data(), codes.data());
+  codebook.Encode(0, 1, key.data(), codes.data());
   PQCACHE_CHECK(*std::max_element(codes.begin(), codes.end()) < shape.centroids(), "no such code");
-  codebook.Decode(1, codes.data(), key.data());
+  codebook.Decode(0, 1, codes.data(), key.data());
 }
 
 // True if it can be loaded.

@@ -131,7 +131,7 @@ class RandomOperations {
     for (int h = 0; h < kLayers * kHeads; ++h) {
       std::vector<float> centroids(static_cast<size_t>(shape.centroids() * kDim));
       for (float& x : centroids) x = 4 * random.Normal();
-      set->heads.push_back(HeadCodebook::Create({shape, centroids, {}, {}}).value());
+      set->heads.push_back(HeadCodebook::Create({.shape = shape, .centroids = centroids}).value());
     }
     tenant.codebooks = set;
     return tenant;

@@ -88,7 +88,8 @@ inline void RandomTransforms(uint64_t seed, int dim, std::vector<float>* a, std:
 // Centroids are sub-vectors of random keys of the same head.
 inline HeadCodebook RandomCodebook(const Sequence& s, int kv_head, PqShape shape, bool rotate,
                                    uint64_t seed) {
-  HeadCodebook::Parts parts{shape, {}, {}, {}};
+  HeadCodebook::Parts parts;
+  parts.shape = shape;
   if (rotate) {
     RandomTransforms(MixSeed(seed, 1), s.dim, &parts.key_transform, &parts.query_transform);
   }
@@ -131,8 +132,8 @@ inline Sequence WithDecodedKeys(Sequence s, const CodebookSet& codebooks, int la
     const HeadCodebook& codebook = codebooks.head(layer, h);
     std::vector<uint8_t> code(static_cast<size_t>(codebook.shape().subspaces));
     for (int64_t t = begin; t < end; ++t) {
-      codebook.Encode(1, s.key(t, h), code.data());
-      codebook.Decode(1, code.data(), s.key(t, h));
+      codebook.Encode(t, 1, s.key(t, h), code.data());
+      codebook.Decode(t, 1, code.data(), s.key(t, h));
     }
   }
   return s;

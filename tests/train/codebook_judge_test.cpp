@@ -58,8 +58,8 @@ HeadJudgement PlainJudge(const CodebookSet& set, const HeldOut& x, int layer, in
   }
   std::vector<uint8_t> codes(static_cast<size_t>(x.tokens) * book.shape().subspaces);
   std::vector<float> decoded(keys.size());
-  book.Encode(x.tokens, keys.data(), codes.data());
-  book.Decode(x.tokens, codes.data(), decoded.data());
+  book.Encode(0, x.tokens, keys.data(), codes.data());
+  book.Decode(0, x.tokens, codes.data(), decoded.data());
 
   HeadJudgement mean;
   int count = 0;
@@ -83,6 +83,10 @@ HeadJudgement PlainJudge(const CodebookSet& set, const HeldOut& x, int layer, in
       const std::vector<int64_t> wanted = Best(exact, 100), found = Best(approximate, 100);
       for (int64_t p : found) common += std::count(wanted.begin(), wanted.end(), p);
       mean.recall_at_100 += common / static_cast<double>(wanted.size());
+      double in_400 = 0;
+      for (int64_t p : Best(approximate, 400))
+        in_400 += std::count(wanted.begin(), wanted.end(), p);
+      mean.recall_in_400 += in_400 / static_cast<double>(wanted.size());
       double caught = 0, possible = 0;
       const auto share = static_cast<size_t>(std::ceil(static_cast<double>(exact.size()) / 50));
       for (int64_t p : Best(approximate, share)) caught += std::exp(exact[p]);
@@ -91,6 +95,7 @@ HeadJudgement PlainJudge(const CodebookSet& set, const HeldOut& x, int layer, in
     }
   }
   mean.recall_at_100 /= count;
+  mean.recall_in_400 /= count;
   mean.mass_at_2pct /= count;
   double error = 0, sum_of_squares = 0;
   std::vector<double> sums(static_cast<size_t>(x.dim), 0.0);
@@ -106,8 +111,8 @@ HeadJudgement PlainJudge(const CodebookSet& set, const HeldOut& x, int layer, in
 
 TEST(CodebookJudgeTest, MatchesTheDefinitions) {
   const CodebookSet set = Train(2, 2, 16, "4x4");
-  const HeldOut held_out = MakeHeldOut(2, 2, 3, 16, 400, 9);
-  // The queries see 345 to 353 keys: 7 or 8 are 2 %.
+  const HeldOut held_out = MakeHeldOut(2, 2, 3, 16, 900, 9);
+  // The queries see 845 to 853 keys: 17 or 18 are 2 %.
   const JudgeOptions options{.n_sink = 5, .window = 42};
   ThreadPool pool(2);
   const auto report = JudgeCodebooks(set, held_out, options, &pool);
@@ -120,6 +125,8 @@ TEST(CodebookJudgeTest, MatchesTheDefinitions) {
       const HeadJudgement& judged = report->heads[static_cast<size_t>(layer * 2 + h)];
       // One position in a hundred may fall to the other side of a rounding.
       EXPECT_NEAR(judged.recall_at_100, plain.recall_at_100, 0.0011);
+      EXPECT_NEAR(judged.recall_in_400, plain.recall_in_400, 0.0011);
+      EXPECT_GT(judged.recall_in_400, judged.recall_at_100);
       EXPECT_NEAR(judged.mass_at_2pct, plain.mass_at_2pct, 1e-4);
       EXPECT_NEAR(judged.relative_mse, plain.relative_mse, 1e-5);
       EXPECT_LT(judged.recall_at_100, 0.95);
@@ -154,7 +161,7 @@ TEST(CodebookJudgeTest, PerfectCodebookFindsEverything) {
   }
   CodebookSet set;
   set.layers = set.kv_heads = 1;
-  set.heads.push_back(HeadCodebook::Create({shape, centroids, {}, {}}).value());
+  set.heads.push_back(HeadCodebook::Create({.shape = shape, .centroids = centroids}).value());
   HeldOut held_out = MakeHeldOut(1, 1, 2, 4, 256, 5);
   held_out.layers[0].keys = rows;
   ThreadPool pool(1);

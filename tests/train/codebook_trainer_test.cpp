@@ -104,8 +104,8 @@ double InnerProductError(const HeadCodebook& codebook, const std::vector<float>&
   const int64_t n = std::ssize(keys) / dim;
   std::vector<uint8_t> codes(static_cast<size_t>(n) * codebook.shape().subspaces);
   std::vector<float> decoded(keys.size());
-  codebook.Encode(n, keys.data(), codes.data());
-  codebook.Decode(n, codes.data(), decoded.data());
+  codebook.Encode(0, n, keys.data(), codes.data());
+  codebook.Decode(0, n, codes.data(), decoded.data());
   double error = 0;
   for (int64_t i = 0; i < n; ++i) {
     double product = 0;
@@ -133,6 +133,32 @@ TEST(CodebookTrainerTest, QueryRotationBeatsNone) {
   }
   EXPECT_LT(errors[2], 0.6 * errors[0]);
   EXPECT_LT(errors[2], errors[1]);
+}
+
+// Half of the queries look along one axis, half along another, where errors should be small.
+TEST(CodebookTrainerTest, LateQueriesCountMore) {
+  constexpr int kDim = 16;
+  KeySamples samples = AnisotropicSamples(1, 1, kDim, 2000);
+  HeadSamples& head = samples.heads[0];
+  head.keys = testing::NormalRows(2000, kDim, 5);
+  const auto share_of_late_axis = [&](int64_t late) {
+    for (size_t i = 0; i < 2000; ++i) {
+      head.query_positions[i] = i % 2 == 0 ? 0 : late;
+      for (size_t d = 0; d < kDim; ++d) head.queries[i * kDim + d] = d == i % 2 ? 1.0f : 0.0f;
+    }
+    ThreadPool pool(1);
+    const auto set = TrainCodebooks(samples, Options(kDim, "2x8"), &pool);
+    EXPECT_OK(set);
+    std::vector<float> axes[2];
+    for (int axis : {0, 1}) {
+      axes[axis].assign(head.keys.size(), 0.0f);
+      for (size_t i = 0; i < 2000; ++i) axes[axis][i * kDim + static_cast<size_t>(axis)] = 1;
+    }
+    return InnerProductError(set->heads[0], head.keys, axes[1]) /
+           InnerProductError(set->heads[0], head.keys, axes[0]);
+  };
+  EXPECT_NEAR(share_of_late_axis(0), 1.0, 0.25);
+  EXPECT_LT(share_of_late_axis(99), 0.5);
 }
 
 TEST(CodebookTrainerTest, TooFewDistinctKeys) {

@@ -95,6 +95,7 @@ TEST(KeySamplerTest, RowsBelongToTheirHead) {
         EXPECT_EQ(head.keys[i * kDim + 1], static_cast<float>(10 * layer + h));
         const int q = static_cast<int>(head.queries[i * kDim + 1]);
         EXPECT_EQ(q / kGroup, h);
+        EXPECT_EQ(head.queries[i * kDim], static_cast<float>(head.query_positions[i]));
       }
       std::vector<int64_t> sorted = head.positions;
       std::sort(sorted.begin(), sorted.end());

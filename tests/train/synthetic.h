@@ -70,6 +70,7 @@ inline train::KeySamples AnisotropicSamples(int layers, int kv_heads, int dim, i
     train::HeadSamples head;
     head.positions.resize(static_cast<size_t>(n));
     head.keys = AnisotropicRows(n, dim, 0.93f, seed, seed + 1);
+    head.query_positions.resize(static_cast<size_t>(n));
     head.queries = AnisotropicRows(n, dim, 0.9f, seed + 2, seed + 3);
     samples.heads.push_back(std::move(head));
   }

@@ -59,7 +59,9 @@ struct GpuWorldShape {
   int64_t shared_tokens = 0;
   bool rotated = true;
   bool equal_keys = false;
-  int layers = 1;  // with the same rows in each
+  bool means = false;     // codebooks with position means
+  float mean_length = 1;  // their length, relative to normal ones
+  int layers = 1;         // with the same rows in each
   int64_t host_begin = 0, host_end = 0;
   attention::GpuWindow window{16, 256};
 };
@@ -73,7 +75,12 @@ class GpuWorld {
     set.layers = shape.layers;
     set.kv_heads = shape.kv_heads;
     for (int i = 0; i < shape.layers * shape.kv_heads; ++i) {
-      set.heads.push_back(RandomCodebook(shape.pq, shape.rotated, 10 + static_cast<uint64_t>(i)));
+      const uint64_t seed = 10 + static_cast<uint64_t>(i);
+      HeadCodebook::Parts parts = RandomParts(shape.pq, shape.rotated, seed);
+      if (shape.means) {
+        parts.position_mean = RandomPositionMean(dim, dim / 2, seed, shape.mean_length);
+      }
+      set.heads.push_back(HeadCodebook::Create(std::move(parts)).value());
     }
     const int32_t most = *std::max_element(shape.tokens.begin(), shape.tokens.end());
     attention::GpuKvCacheOptions options;

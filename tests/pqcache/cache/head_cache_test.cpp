@@ -114,6 +114,8 @@ void ExpectHolds(const Filled& filled, const Sequence& s, const HeadCacheOptions
 }
 
 void ExpectValueSums(const HeadCache& cache, const Sequence& s, int n_sink) {
+  std::vector<double> total(static_cast<size_t>(s.dim), 0.0);
+  double total_count = 0;
   for (int64_t p = 0; p * kValueBlockTokens < cache.paged_tokens(); ++p) {
     std::vector<double> sum(static_cast<size_t>(s.dim), 0.0);
     int64_t count = 0;
@@ -121,12 +123,21 @@ void ExpectValueSums(const HeadCache& cache, const Sequence& s, int n_sink) {
     for (int64_t t = p * kValueBlockTokens; t < end; ++t) {
       if (t < n_sink) continue;
       ++count;
-      for (int d = 0; d < s.dim; ++d) sum[static_cast<size_t>(d)] += s.value(t, 0)[d];
+      ++total_count;
+      for (int d = 0; d < s.dim; ++d) {
+        sum[static_cast<size_t>(d)] += s.value(t, 0)[d];
+        total[static_cast<size_t>(d)] += s.value(t, 0)[d];
+      }
     }
     EXPECT_EQ(cache.value_count(p), count) << "block " << p;
     const std::span<const float> found(cache.value_sum(p), static_cast<size_t>(s.dim));
     EXPECT_LT(MaxDifference(found, sum), 1e-4) << "block " << p;
   }
+  if (total_count == 0) return;
+  for (double& x : total) x /= total_count;
+  std::vector<float> mean(total.size());
+  cache.MeanValue(mean.data());
+  EXPECT_LT(MaxDifference(mean, total), 1e-5);
 }
 
 TEST(HeadCache, EveryTokenIsInItsPlaceAfterEveryAppend) {
@@ -179,6 +190,12 @@ void ExpectSame(const Filled& a, const Filled& b, int subspaces) {
   for (int64_t p = 0; p * kValueBlockTokens < a.cache.paged_tokens(); ++p) {
     EXPECT_TRUE(std::equal(a.cache.value_sum(p), a.cache.value_sum(p) + dim, b.cache.value_sum(p)));
   }
+  if (a.cache.paged_tokens() > a.cache.sink_tokens()) {
+    std::vector<float> mean_a(static_cast<size_t>(dim)), mean_b(mean_a.size());
+    a.cache.MeanValue(mean_a.data());
+    b.cache.MeanValue(mean_b.data());
+    EXPECT_EQ(mean_a, mean_b);
+  }
   EXPECT_EQ(a.cache.bytes(), b.cache.bytes());
 }
 
@@ -217,7 +234,7 @@ TEST(HeadCache, CodesAreThoseOfTheRowsThatWereKept) {
   std::vector<float> rounded = layers[0].keys;
   for (float& x : rounded) x = BFloat16ToFloat(FloatToBFloat16(x));
   std::vector<uint8_t> expected(80 * 4);
-  set->head(0, 0).Encode(80, rounded.data(), expected.data());
+  set->head(0, 0).Encode(0, 80, rounded.data(), expected.data());
   EXPECT_EQ(Codes(filled.cache, 4), expected);
   std::vector<float> kept(80 * 8);
   filled.cache.keys()->Reconstruct(0, 80, kept.data());

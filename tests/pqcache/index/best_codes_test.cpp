@@ -20,8 +20,9 @@ using namespace pqcache::testing;
 
 constexpr float kScale = 0.3f;
 
-// Scores of every row by the definition: sums of the entries of the quantised tables.
-class BestCodesTest : public ::testing::Test {
+// Scores of every row by the definition: sums of the entries of the quantised tables, and of what
+// its position adds in whole steps, if the codebook has position means (the parameter).
+class BestCodesTest : public ::testing::TestWithParam<bool> {
  protected:
   void Make(const PqShape& shape, int64_t n, int g) {
     shape_ = shape;
@@ -32,8 +33,12 @@ class BestCodesTest : public ::testing::Test {
 
   void SetCodes(std::vector<uint8_t> codes) {
     codes_ = std::move(codes);
+    HeadCodebook::Parts parts = RandomParts(shape_, false, 1);
+    if (GetParam()) {
+      parts.position_mean = RandomPositionMean(shape_.dim, shape_.dim / 2, 5, length_);
+    }
     index_ = std::make_unique<PqIndex>(
-        std::make_shared<const HeadCodebook>(RandomCodebook(shape_, false, 1)));
+        std::make_shared<const HeadCodebook>(HeadCodebook::Create(std::move(parts)).value()));
     index_->AppendCodes(rows_, codes_.data());
     queries_ = RandomNormals(int64_t{g_} * shape_.dim, 3);
     ScoreAll(TableSteps::kEach);
@@ -46,20 +51,30 @@ class BestCodesTest : public ::testing::Test {
     std::vector<float> floats(static_cast<size_t>(kScanQueries * table_size));
     scores_.assign(static_cast<size_t>(g_), {});
     QuantisedTables tables;
+    const PositionMean& mean = index_->codebook().position_mean();
     for (int q = 0; q < g_; ++q) {
       const int in_group = q % kScanQueries;
+      const float* query = queries_.data() + int64_t{q} * shape_.dim;
       if (in_group == 0) {
         const int count = std::min(kScanQueries, g_ - q);
-        index_->codebook().BuildTables(count, queries_.data() + int64_t{q} * shape_.dim, kScale,
-                                       floats.data());
-        tables.Set(shape_, count, floats.data(), steps);
+        index_->codebook().BuildTables(count, query, kScale, floats.data());
+        std::vector<float> bounds;
+        for (int i = 0; i < count && GetParam(); ++i) {
+          bounds.push_back(kScale * mean.Bound(query + i * shape_.dim));
+        }
+        tables.Set(shape_, count, floats.data(), steps, bounds);
       }
+      const int64_t blocks = (rows_ + kPositionBlock - 1) / kPositionBlock;
+      std::vector<float> of_blocks(static_cast<size_t>(blocks), 0.0f);
+      if (GetParam()) mean.Score(1, query, 0, blocks, of_blocks.data());
       const uint8_t* entries = tables.entries.data() + in_group * table_size;
       for (int64_t row = 0; row < rows_; ++row) {
         int sum = 0;
         for (int m = 0; m < shape_.subspaces; ++m) {
           sum += entries[m * k + codes_[static_cast<size_t>(row * shape_.subspaces + m)]];
         }
+        sum +=
+            tables.StepsOf(in_group, kScale * of_blocks[static_cast<size_t>(row / kPositionBlock)]);
         scores_[static_cast<size_t>(q)].push_back(tables.base[in_group] +
                                                   tables.step[in_group] * static_cast<float>(sum));
       }
@@ -140,6 +155,7 @@ class BestCodesTest : public ::testing::Test {
   }
 
   PqShape shape_;
+  float length_ = 1;  // of position means
   int64_t rows_ = 0;
   int g_ = 0;
   std::vector<uint8_t> codes_;  // [N, M]
@@ -149,7 +165,20 @@ class BestCodesTest : public ::testing::Test {
   BestCodes best_;
 };
 
-TEST_F(BestCodesTest, EachQueryGetsExactlyItsBest) {
+INSTANTIATE_TEST_SUITE_P(PositionMeans, BestCodesTest, ::testing::Bool(),
+                         [](const auto& p) { return p.param ? "with" : "without"; });
+
+// Where positions say far more than codes, steps are as coarse as their scores need.
+TEST_P(BestCodesTest, LongMeansLeaveSumsInTheirRange) {
+  length_ = 3000;
+  Make({32, 8, 8}, 5000, 4);
+  const auto lists = Select(17, rows_, 200, false);
+  for (int q = 0; q < g_; ++q) {
+    EXPECT_EQ(lists[static_cast<size_t>(q)], Best(Ranks(q, 17, rows_), 200)) << q;
+  }
+}
+
+TEST_P(BestCodesTest, EachQueryGetsExactlyItsBest) {
   for (const PqShape& shape : {PqShape{32, 8, 8}, PqShape{32, 16, 4}}) {
     for (const int64_t n : {1, 63, 65, 1000, 20000}) {
       for (const int g : {1, 4, 6}) {
@@ -171,7 +200,7 @@ TEST_F(BestCodesTest, EachQueryGetsExactlyItsBest) {
 }
 
 // With few rows all are found, so that nothing is estimated.
-TEST_F(BestCodesTest, TogetherTheyTakeTheLargestShares) {
+TEST_P(BestCodesTest, TogetherTheyTakeTheLargestShares) {
   for (const int64_t n : {1, 65, 1500}) {
     Make({32, 8, 8}, n, 5);
     const auto lists = Select(0, n, n / 10 + 1, true);
@@ -183,25 +212,28 @@ TEST_F(BestCodesTest, TogetherTheyTakeTheLargestShares) {
   }
 }
 
-TEST_F(BestCodesTest, OfManyRowsTheEstimatesAreClose) {
+TEST_P(BestCodesTest, OfManyRowsTheEstimatesAreClose) {
   const int64_t n = 60000, k = 1200;
   Make({64, 16, 8}, n, 4);
+  // Samples are whole blocks, so what differs between blocks is estimated from fewer numbers.
+  const double accepted = GetParam() ? 0.4 : 0.2;
   const auto lists = Select(0, n, k, true);
   const std::vector<int64_t> expected = Best(SharedRanks(), k);
   EXPECT_GE(Common(expected, lists[0]), expected.size() * 95 / 100);
   for (int q = 0; q < g_; ++q) {
-    EXPECT_NEAR(best_.unselected_lse(q), Lse(q, 0, n, {lists[0].begin(), lists[0].end()}), 0.2);
+    EXPECT_NEAR(best_.unselected_lse(q), Lse(q, 0, n, {lists[0].begin(), lists[0].end()}),
+                accepted);
   }
   const auto each = Select(0, n, k, false);
   for (int q = 0; q < g_; ++q) {
     const auto& list = each[static_cast<size_t>(q)];
-    EXPECT_NEAR(best_.unselected_lse(q), Lse(q, 0, n, {list.begin(), list.end()}), 0.2);
+    EXPECT_NEAR(best_.unselected_lse(q), Lse(q, 0, n, {list.begin(), list.end()}), accepted);
   }
 }
 
 // All that matters lies in a few blocks that no sample has: thresholds are too low or too high, and
 // the result is right all the same.
-TEST_F(BestCodesTest, ASampleThatMissesEverythingChangesNothing) {
+TEST_P(BestCodesTest, ASampleThatMissesEverythingChangesNothing) {
   const PqShape shape{32, 8, 8};
   Make(shape, 20000, 4);
   const std::vector<uint8_t> one = RandomCodes(shape, 1, 9);
@@ -220,12 +252,13 @@ TEST_F(BestCodesTest, ASampleThatMissesEverythingChangesNothing) {
     EXPECT_EQ(each[static_cast<size_t>(q)], Best(Ranks(q, 0, rows_), 700));
   }
   const auto together = Select(0, rows_, 700, true);
-  EXPECT_GE(Common(Best(SharedRanks(), 700), together[0]), 699u);  // but for rounding at the end
+  // But for rounding at the end, and for shares that are estimated.
+  EXPECT_GE(Common(Best(SharedRanks(), 700), together[0]), GetParam() ? 690u : 699u);
 }
 
 // Sampled blocks hold nothing but the best rows of one query, fewer than are wanted: what the
 // sample promises is not there, and the search begins anew.
-TEST_F(BestCodesTest, ASampleThatPromisesTooMuchChangesNothing) {
+TEST_P(BestCodesTest, ASampleThatPromisesTooMuchChangesNothing) {
   const PqShape shape{32, 8, 8};
   Make(shape, 20000, 4);
   std::vector<uint8_t> codes = RandomCodes(shape, rows_, 7);
@@ -245,7 +278,7 @@ TEST_F(BestCodesTest, ASampleThatPromisesTooMuchChangesNothing) {
 
 // The rows that one query attends to are in no sample, so that its share of every row seems far
 // larger than it is until they are found. What it attends to besides is still an estimate.
-TEST_F(BestCodesTest, NeedlesBesideTheSampleDoNotCrowdOutTheOthers) {
+TEST_P(BestCodesTest, NeedlesBesideTheSampleDoNotCrowdOutTheOthers) {
   const PqShape shape{32, 8, 8};
   Make(shape, 20000, 4);
   for (int d = 0; d < 32; ++d) queries_[static_cast<size_t>(d)] *= 6;
@@ -263,7 +296,7 @@ TEST_F(BestCodesTest, NeedlesBesideTheSampleDoNotCrowdOutTheOthers) {
 }
 
 // Of several scans, whose candidates are merged.
-TEST_F(BestCodesTest, ManyQueriesSelectTogether) {
+TEST_P(BestCodesTest, ManyQueriesSelectTogether) {
   for (const int g : {6, 12}) {
     Make({32, 16, 4}, 20000, g);
     const auto lists = Select(17, rows_, 500, true);
@@ -279,7 +312,7 @@ TEST_F(BestCodesTest, ManyQueriesSelectTogether) {
 }
 
 // One query's scores are far above the other's, and spread less: neither crowds out the other.
-TEST_F(BestCodesTest, QueriesOfDifferentScaleSelectTogether) {
+TEST_P(BestCodesTest, QueriesOfDifferentScaleSelectTogether) {
   Make({32, 8, 8}, 20000, 3);
   for (int d = 0; d < 32; ++d) queries_[static_cast<size_t>(d)] *= 0.01f;
   for (int d = 32; d < 64; ++d) queries_[static_cast<size_t>(d)] *= 20;

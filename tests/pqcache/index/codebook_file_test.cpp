@@ -23,7 +23,7 @@ using namespace pqcache::testing;
 
 constexpr PqShape kSmall = {4, 2, 4};
 
-CodebookSet SmallSet(bool rotated, int layers = 1, int kv_heads = 2) {
+CodebookSet SmallSet(bool rotated, int layers = 1, int kv_heads = 2, bool means = false) {
   CodebookSet set;
   set.model = FingerprintOf("model");
   set.rotation = rotated ? "query" : "none";
@@ -31,7 +31,13 @@ CodebookSet SmallSet(bool rotated, int layers = 1, int kv_heads = 2) {
   set.layers = layers;
   set.kv_heads = kv_heads;
   for (int i = 0; i < layers * kv_heads; ++i) {
-    set.heads.push_back(RandomCodebook(kSmall, rotated, static_cast<uint64_t>(i)));
+    const auto seed = static_cast<uint64_t>(i);
+    HeadCodebook::Parts parts = RandomParts(kSmall, rotated, seed);
+    if (means) {
+      parts.position_mean = RandomPositionMean(kSmall.dim, 2, seed);
+      parts.residual = 0.5f + static_cast<float>(i);
+    }
+    set.heads.push_back(HeadCodebook::Create(std::move(parts)).value());
   }
   return set;
 }
@@ -116,20 +122,62 @@ void ExpectSameSet(const CodebookSet& a, const CodebookSet& b) {
     EXPECT_TRUE(std::ranges::equal(a.heads[i].centroids(), b.heads[i].centroids()));
     EXPECT_TRUE(std::ranges::equal(a.heads[i].key_transform(), b.heads[i].key_transform()));
     EXPECT_TRUE(std::ranges::equal(a.heads[i].query_transform(), b.heads[i].query_transform()));
+    const PositionMean &x = a.heads[i].position_mean(), &y = b.heads[i].position_mean();
+    EXPECT_TRUE(std::ranges::equal(x.mean(), y.mean()));
+    EXPECT_TRUE(std::ranges::equal(x.frequencies(), y.frequencies()));
+    EXPECT_EQ(a.heads[i].residual(), b.heads[i].residual());
   }
 }
 
 TEST_F(CodebookFile, RoundTrips) {
   for (const bool rotated : {false, true}) {
-    CodebookSet set = SmallSet(rotated, 3, 2);
-    const auto loaded = Load(SavedBytes(set));
-    ASSERT_OK(loaded);
-    ExpectSameSet(**loaded, set);
-    EXPECT_EQ(&(*loaded)->head(2, 1), &(*loaded)->heads[5]);
-    EXPECT_EQ((*loaded)->shape(), kSmall);
-    set.report.clear();
-    ExpectSameSet(**Load(SavedBytes(set)), set);
+    for (const bool means : {false, true}) {
+      CodebookSet set = SmallSet(rotated, 3, 2, means);
+      const auto loaded = Load(SavedBytes(set));
+      ASSERT_OK(loaded);
+      ExpectSameSet(**loaded, set);
+      EXPECT_EQ(&(*loaded)->head(2, 1), &(*loaded)->heads[5]);
+      EXPECT_EQ((*loaded)->shape(), kSmall);
+      set.report.clear();
+      ExpectSameSet(**Load(SavedBytes(set)), set);
+    }
   }
+}
+
+// By hand: residual, mean, frequencies, centroids.
+TEST_F(CodebookFile, ReadsPositionMeans) {
+  std::vector<float> numbers = {9, 1, 2, 3, 4, 0.5f, 0.25f};
+  numbers.resize(7 + 64, 7.0f);
+  std::string description = Describe("1", "1", "4", "2", "4");
+  description.insert(1, R"("position_frequencies":2,)");
+  const auto set = Load(FileOf(description, BlockOf(numbers), 2));
+  ASSERT_OK(set);
+  const PositionMean& mean = (*set)->head(0, 0).position_mean();
+  EXPECT_TRUE(std::ranges::equal(mean.mean(), std::vector<float>{1, 2, 3, 4}));
+  EXPECT_TRUE(std::ranges::equal(mean.frequencies(), std::vector<float>{0.5f, 0.25f}));
+  EXPECT_EQ((*set)->head(0, 0).residual(), 9.0f);
+  EXPECT_EQ((*set)->head(0, 0).centroids()[0], 7.0f);
+  for (const std::string bad : {"0", "3", "-1"}) {
+    std::string other = Describe("1", "1", "4", "2", "4");
+    other.insert(1, "\"position_frequencies\":" + bad + ",");
+    ExpectRefused(FileOf(other, BlockOf(numbers), 2), "is " + bad + ", expected 1 to 2");
+  }
+}
+
+// Whoever knows version 1 alone reads the files that need no more.
+TEST_F(CodebookFile, VersionIsTheOldestThatWillDo) {
+  EXPECT_EQ(SavedBytes(SmallSet(true))[8], 1);
+  EXPECT_EQ(SavedBytes(SmallSet(true, 1, 2, true))[8], 2);
+  CodebookSet residual = SmallSet(false, 1, 1);
+  HeadCodebook::Parts parts = RandomParts(kSmall, false, 0);
+  parts.residual = 1;
+  residual.heads[0] = HeadCodebook::Create(std::move(parts)).value();
+  EXPECT_EQ(SavedBytes(residual)[8], 2);
+}
+
+TEST(CodebooksFingerprint, TellsPositionMeansApart) {
+  CodebookSet a = SmallSet(true, 1, 1), b = SmallSet(true, 1, 1, true);
+  EXPECT_NE(CodebooksFingerprint(a), CodebooksFingerprint(b));
 }
 
 TEST_F(CodebookFile, SameSetGivesSameBytes) {
@@ -168,9 +216,9 @@ TEST_F(CodebookFile, ReadsAndWritesTheGoldenFile) {
 }
 
 TEST_F(CodebookFile, RefusesEveryFlippedByte) {
-  std::string bytes = SavedBytes(SmallSet(true));
+  std::string bytes = SavedBytes(SmallSet(true, 1, 2, true));
   ASSERT_OK(Load(bytes));
-  const size_t block = (2 * 16 + 16 * 4) * 4 + 8;
+  const size_t block = (1 + 4 + 2 + 2 * 16 + 16 * 4) * 4 + 8;
   for (size_t i = 0; i < bytes.size(); ++i) {
     // The last bytes belong to the two blocks, which errors name.
     const std::string piece = i + block >= bytes.size()       ? "block of layer 0 head 1"
@@ -200,7 +248,7 @@ TEST_F(CodebookFile, RefusesOtherVersionsAndOtherFiles) {
   const std::vector<float> numbers(64, 1.0f);
   const std::string description = Describe("1", "1", "4", "2", "4");
   ASSERT_OK(Load(FileOf(description, BlockOf(numbers))));
-  for (const uint32_t version : {0u, 2u, 0x01000000u}) {
+  for (const uint32_t version : {0u, 3u, 0x01000000u}) {
     const auto loaded = Load(FileOf(description, BlockOf(numbers), version));
     ExpectError(loaded, StatusCode::kUnsupported,
                 "has version " + std::to_string(version) + ", expected 1");

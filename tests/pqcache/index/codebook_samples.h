@@ -50,6 +50,16 @@ inline HeadCodebook::Parts RandomParts(const PqShape& shape, bool rotated, uint6
   return parts;
 }
 
+// Frequencies of a rotary embedding of 2 * pairs <= D channels, normal means times `length`.
+inline PositionMean RandomPositionMean(int dim, int pairs, uint64_t seed, float length = 1) {
+  std::vector<float> frequencies, mean = RandomNormals(dim, seed);
+  for (int i = 0; i < pairs; ++i) {
+    frequencies.push_back(static_cast<float>(std::pow(10000.0, -1.0 * i / pairs)));
+  }
+  for (float& x : mean) x *= length;
+  return PositionMean::Create(dim, std::move(mean), std::move(frequencies)).value();
+}
+
 inline HeadCodebook RandomCodebook(const PqShape& shape, bool rotated, uint64_t seed) {
   Result<HeadCodebook> codebook = HeadCodebook::Create(RandomParts(shape, rotated, seed));
   PQCACHE_CHECK(codebook.ok(), codebook.status().message().c_str());

@@ -54,7 +54,7 @@ TEST(HeadCodebook, EncodesToTheNearestCentroid) {
     const int64_t n = 100;
     const std::vector<float> keys = RandomNormals(n * s.dim, 2);
     std::vector<uint8_t> codes(static_cast<size_t>(n * s.subspaces));
-    codebook.Encode(n, keys.data(), codes.data());
+    codebook.Encode(0, n, keys.data(), codes.data());
     for (int64_t i = 0; i < n; ++i) {
       const std::vector<double> x =
           TransformInDouble(codebook.key_transform(), s.dim, &keys[i * s.dim]);
@@ -84,7 +84,7 @@ TEST(HeadCodebook, TiesGoToTheLowerCentroid) {
     const int64_t n = 200;
     const std::vector<float> keys = RandomIntegers(n * s.dim, -3, 3, 4);
     std::vector<uint8_t> codes(static_cast<size_t>(n * s.subspaces));
-    codebook.Encode(n, keys.data(), codes.data());
+    codebook.Encode(0, n, keys.data(), codes.data());
     int64_t ties = 0;
     for (int64_t i = 0; i < n; ++i) {
       const std::vector<double> x(&keys[i * s.dim], &keys[i * s.dim] + s.dim);
@@ -110,7 +110,7 @@ TEST(HeadCodebook, DecodingUndoesTheKeyTransform) {
     const int64_t n = 20;
     const std::vector<uint8_t> codes = RandomCodes(s, n, 6);
     std::vector<float> keys(static_cast<size_t>(n * s.dim));
-    codebook.Decode(n, codes.data(), keys.data());
+    codebook.Decode(0, n, codes.data(), keys.data());
     for (int64_t i = 0; i < n; ++i) {
       const float* key = &keys[i * s.dim];
       const std::vector<double> x = TransformInDouble(codebook.key_transform(), s.dim, key);
@@ -133,9 +133,9 @@ TEST(HeadCodebook, CentroidsEncodeToThemselves) {
     const int64_t n = 50;
     const std::vector<uint8_t> codes = RandomCodes(c.shape, n, 8);
     std::vector<float> keys(static_cast<size_t>(n * c.shape.dim));
-    codebook.Decode(n, codes.data(), keys.data());
+    codebook.Decode(0, n, codes.data(), keys.data());
     std::vector<uint8_t> again(codes.size());
-    codebook.Encode(n, keys.data(), again.data());
+    codebook.Encode(0, n, keys.data(), again.data());
     EXPECT_EQ(codes, again) << c.shape.Name();
   }
 }
@@ -150,7 +150,7 @@ TEST(HeadCodebook, TableSumsAreScoresOfDecodedKeys) {
     const std::vector<uint8_t> codes = RandomCodes(s, n, 10);
     const std::vector<float> queries = RandomNormals(g * s.dim, 11, 4);
     std::vector<float> keys(static_cast<size_t>(n * s.dim));
-    codebook.Decode(n, codes.data(), keys.data());
+    codebook.Decode(0, n, codes.data(), keys.data());
     const int table_size = s.subspaces * s.centroids();
     std::vector<float> tables(static_cast<size_t>(g * table_size) + 1, -7.0f);
     codebook.BuildTables(g, queries.data(), scale, tables.data());
@@ -178,9 +178,9 @@ TEST(HeadCodebook, ScoreErrorStaysWithinItsBound) {
     const std::vector<float> keys = RandomNormals(n * s.dim, 13);
     const std::vector<float> query = RandomNormals(s.dim, 14);
     std::vector<uint8_t> codes(static_cast<size_t>(n * s.subspaces));
-    codebook.Encode(n, keys.data(), codes.data());
+    codebook.Encode(0, n, keys.data(), codes.data());
     std::vector<float> decoded(keys.size());
-    codebook.Decode(n, codes.data(), decoded.data());
+    codebook.Decode(0, n, codes.data(), decoded.data());
     const std::vector<double> q =
         TransformInDouble(codebook.query_transform(), s.dim, query.data());
     for (int64_t i = 0; i < n; ++i) {
@@ -223,7 +223,27 @@ TEST(HeadCodebook, CreateRefusesWrongParts) {
     expect_error([&](Parts* p) { p->centroids[255] = bad; }, "centroids has numbers that are not");
     expect_error([&](Parts* p) { p->key_transform[0] = bad; }, "key transform has numbers");
     expect_error([&](Parts* p) { p->query_transform[7] = bad; }, "query transform has numbers");
+    expect_error([&](Parts* p) { p->residual = bad; }, "residual is");
   }
+  expect_error([](Parts* p) { p->residual = -1; }, "residual is -1.000000");
+}
+
+// Whole blocks and single keys are encoded by different loops.
+TEST(HeadCodebook, ResidualsAreTheDistancesToWhatCodesSay) {
+  const PqShape shape = {16, 4, 4};
+  const HeadCodebook codebook = RandomCodebook(shape, false, 3);
+  const int64_t n = 75;
+  const std::vector<float> keys = RandomNormals(n * shape.dim, 4);
+  std::vector<uint8_t> codes(static_cast<size_t>(n) * shape.subspaces);
+  std::vector<float> decoded(keys.size());
+  double residuals = 1;
+  codebook.Encode(0, n, keys.data(), codes.data(), &residuals);
+  codebook.Decode(0, n, codes.data(), decoded.data());
+  double expected = 1;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    expected += (keys[i] - decoded[i]) * (keys[i] - decoded[i]);
+  }
+  EXPECT_NEAR(residuals, expected, Tolerance(DType::kF32, expected));
 }
 
 TEST(PqShape, DerivedNumbers) {

@@ -65,7 +65,7 @@ TEST_P(FaissAgreement, CodesAreTheSameExceptForTies) {
   theirs_.add(kKeys, keys_.data());
   const std::vector<uint8_t> expected = Unpacked(theirs_.codes);
   std::vector<uint8_t> codes(expected.size());
-  codebook_->Encode(kKeys, keys_.data(), codes.data());
+  codebook_->Encode(0, kKeys, keys_.data(), codes.data());
   for (int64_t i = 0; i < kKeys; ++i) {
     for (int m = 0; m < s.subspaces; ++m) {
       const int ours = codes[i * s.subspaces + m];

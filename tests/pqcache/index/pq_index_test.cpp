@@ -130,7 +130,7 @@ TEST_P(PqIndexTest, AppendingInPiecesEqualsBulk) {
   const std::vector<float> keys = RandomNormals(n * shape.dim, 7);
   const std::vector<float> query = RandomNormals(shape.dim, 8);
   std::vector<uint8_t> codes(static_cast<size_t>(n * shape.subspaces));
-  codebook->Encode(n, keys.data(), codes.data());
+  codebook->Encode(0, n, keys.data(), codes.data());
   PqIndex bulk(codebook);
   bulk.Append(n, keys.data());
   EXPECT_EQ(AllCodes(bulk, shape), codes);
@@ -155,7 +155,7 @@ TEST_P(PqIndexTest, ReconstructsDecodedCodes) {
   const std::vector<uint8_t> codes = RandomCodes(shape, n, 9);
   index.AppendCodes(n, codes.data());
   std::vector<float> decoded(static_cast<size_t>(n * shape.dim));
-  codebook->Decode(n, codes.data(), decoded.data());
+  codebook->Decode(0, n, codes.data(), decoded.data());
   for (const int64_t begin : {int64_t{0}, int64_t{33}, n}) {
     std::vector<float> keys(static_cast<size_t>((n - begin) * shape.dim));
     index.Reconstruct(begin, n, keys.data());

@@ -145,6 +145,33 @@ TEST(QuantisedTables, SumsOfManySubspacesFitInto15Bits) {
   for (int i = 0; i < 1024 * 16; ++i) floats.push_back(static_cast<float>(i % 2));
   tables.Set({1024, 1024, 4}, 1, floats.data(), TableSteps::kEach);
   EXPECT_EQ(tables.entries[1], 31);  // 1024 * 31 < 32768
+  const float bound = 5;
+  tables.Set({1024, 1024, 4}, 1, floats.data(), TableSteps::kEach, {&bound, 1});
+  EXPECT_EQ(tables.entries[1], 15);  // half of it is for what is added
+}
+
+// Whatever lies between the bounds joins in whole steps, and all of it fits into 15 bits.
+TEST(QuantisedTables, WhatIsAddedJoinsInSteps) {
+  for (const PqShape& shape : {PqShape{32, 16, 4}, PqShape{64, 32, 8}, PqShape{512, 256, 4}}) {
+    const int k = shape.centroids();
+    const std::vector<float> floats = RandomNormals(2 * shape.subspaces * k, 8);
+    for (const float bound : {0.001f, 3.0f, 1e6f}) {
+      const float bounds[2] = {bound, bound / 2};
+      QuantisedTables tables;
+      tables.Set(shape, 2, floats.data(), TableSteps::kOne, bounds);
+      int largest = 0;
+      for (int m = 0; m < shape.subspaces; ++m) {
+        largest +=
+            *std::max_element(tables.entries.data() + m * k, tables.entries.data() + (m + 1) * k);
+      }
+      EXPECT_EQ(tables.StepsOf(0, -bound), 0);
+      EXPECT_LE(largest + tables.StepsOf(0, bound), 32767);
+      for (const float share : {-1.0f, -0.3f, 0.0f, 0.7f, 1.0f}) {
+        const double back = tables.step[0] * tables.StepsOf(0, share * bound) - bound;
+        EXPECT_NEAR(back, share * bound, 0.51 * tables.step[0]) << shape.Name() << " " << bound;
+      }
+    }
+  }
 }
 
 TEST(QuantisedTables, AlikeEntriesGiveTheirSum) {
