@@ -53,6 +53,11 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
         ", mass " + std::to_string(b.mass) +
         ", expected at most one of them, tokens >= 0, ratio and mass in [0, 1]");
   }
+  if (b.mass > 0 && o.policy->overfetch() > 1) {
+    return Status::InvalidArgument(
+        "budget: mass " + std::to_string(b.mass) +
+        " under pq:rerank, which ranks a number of tokens, expected tokens or a ratio");
+  }
   const auto selector = o.policy->NewSelector(ShapeOf(o, cache));
   if (selector != nullptr && b.mass > 0) {
     return Status::InvalidArgument(

@@ -83,6 +83,14 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   state_.Reset(num_queries_, dim_);
   AddAlways();
   Select();
+  if (overfetch_ > 1) {
+    ranking_.Begin({.lists = selected_.size(),
+                    .g = per_head_ ? 1 : num_queries_,
+                    .format = PageFormat(head.page_shape()),
+                    .row_bytes = head.page_shape().row_bytes(),
+                    .queries = queries,
+                    .scale = scale_});
+  }
   AddHeld();
   CollectPages();
 }
@@ -127,6 +135,7 @@ void HeadStep::AddNewest(int i, std::span<const uint8_t* const> rows) {
 void HeadStep::Select() {
   const int64_t n = end_ - begin_;
   const bool usable = head_->finite();
+  overfetch_ = usable && config_.selector == nullptr ? config_.policy->overfetch() : 1;
   if (usable && config_.selector != nullptr) return TakeChosen();
   const ScoreSource source = config_.policy->score_source();
   index_ = !usable || source == ScoreSource::kNone ? nullptr
@@ -150,13 +159,19 @@ void HeadStep::Select() {
   SelectionRequest request;
   request.g = per_head_ ? 1 : num_queries_;
   request.n = n;
-  request.tokens = config_.budget.TokensFor(head_->tokens());
+  request.tokens = TokensToFind();
   request.mass = config_.budget.mass;
   for (size_t list = 0; list < selected_.size(); ++list) {
     request.scores = index_ == nullptr ? nullptr : scores_.data() + static_cast<int64_t>(list) * n;
     request.always_lse = always_lse_.data() + list;
     config_.policy->Select(request, &ThreadScratch().selection, &selected_[list]);
   }
+}
+
+// More than there are find all; -1: the mass decides.
+int64_t HeadStep::TokensToFind() const {
+  const int64_t tokens = config_.budget.TokensFor(head_->tokens());
+  return tokens < 0 ? tokens : std::min(tokens, end_ - begin_) * overfetch_;
 }
 
 void HeadStep::TakeChosen() {
@@ -175,7 +190,9 @@ void HeadStep::TakeChosen() {
 
 // Without a score for every candidate.
 bool HeadStep::CanSelectBest() const {
-  const bool scores_needed = use_code_logits_ || config_.tail != TailMode::kDrop;
+  // The mean value that the head keeps is of all candidates only if no sliding window hides any.
+  const bool hidden = begin_ > head_->sink_tokens();
+  const bool scores_needed = use_code_logits_ || (config_.tail == TailMode::kEstimate && hidden);
   const bool counted = config_.budget.TokensFor(head_->tokens()) >= 0;
   return index_ == head_->codes() && config_.policy->selects_best() && counted && !scores_needed &&
          end_ - begin_ >= kManyCandidates;
@@ -187,7 +204,7 @@ void HeadStep::SelectBest() {
                                  .scale = scale_,
                                  .begin = begin_,
                                  .end = end_,
-                                 .k = config_.budget.TokensFor(head_->tokens()),
+                                 .k = TokensToFind(),
                                  .together = !per_head_};
   BestCodes& best = ThreadScratch().best;
   best.Select(*head_->codes(), request, &selected_);
@@ -254,13 +271,15 @@ void HeadStep::AddPages(std::span<const PageRead> pages) {
       rows.push_back(PageRows(*pages[read].page) +
                      static_cast<size_t>(in_page) * shape.row_bytes());
     }
-    AddSelected(static_cast<int>(list), rows, first);
+    AddSelected(static_cast<int>(list), rows, first, ExactRanking::Rows::kGoAway);
   }
 }
 
-void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_t first) {
+void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_t first,
+                           ExactRanking::Rows kind) {
   if (rows.empty()) return;
   const RowFormat format = PageFormat(head_->page_shape());
+  if (overfetch_ > 1) return ranking_.Add(static_cast<size_t>(list), rows, kind);
   PartialAttention* state = &state_;
   const float* queries = queries_;
   if (per_head_) {
@@ -342,15 +361,59 @@ void HeadStep::AddAtWindowEnd(const RowFormat& format, std::span<const uint8_t* 
   state->AddRows(floats, scratch.far_pointers, queries, scale_);
 }
 
+// Of the candidates that were found, by their keys. The others count with their exact logits for
+// what is estimated of the rest.
+void HeadStep::KeepBest() {
+  const int64_t tokens = config_.budget.TokensFor(head_->tokens());
+  const int64_t n = end_ - begin_;
+  const int queries = per_head_ ? 1 : num_queries_;
+  PartialAttention& single = ThreadScratch().single;
+  std::vector<float>& left = ThreadScratch().logits;
+  std::vector<float> rest_lse(static_cast<size_t>(queries));
+  std::vector<int64_t> found;
+  for (size_t list = 0; list < selected_.size(); ++list) {
+    found = selected_[list];
+    const size_t first = per_head_ ? list : 0;  // its first query
+    for (size_t i = 0; i < rest_lse.size(); ++i) {
+      if (!scored_all_) {
+        rest_lse[i] = unselected_lse_[first + i];
+        continue;
+      }
+      float* scores = scores_.data() + static_cast<int64_t>(first + i) * n;
+      for (const int64_t t : found) scores[t] = -std::numeric_limits<float>::infinity();
+      rest_lse[i] = static_cast<float>(LogSumExp(scores, n));
+    }
+    if (per_head_) single.Reset(1, dim_);
+    ranking_.Keep(list, *config_.policy, tokens, rest_lse.data(), &selected_[list],
+                  per_head_ ? &single : &state_);
+    if (per_head_) state_.Merge(single, 0, static_cast<int>(list));
+    for (size_t i = 0; i < rest_lse.size(); ++i) {
+      const float* exact = ranking_.logits(list).data() + i * found.size();
+      if (scored_all_) {
+        float* scores = scores_.data() + static_cast<int64_t>(first + i) * n;
+        for (size_t c = 0; c < found.size(); ++c) scores[found[c]] = exact[c];
+        continue;
+      }
+      left.assign(exact, exact + found.size());
+      for (const int64_t kept : ranking_.kept(list)) {
+        left[static_cast<size_t>(kept)] = -std::numeric_limits<float>::infinity();
+      }
+      unselected_lse_[first + i] =
+          static_cast<float>(LogAddExp(rest_lse[i], LogSumExp(left.data(), std::ssize(left))));
+    }
+  }
+}
+
 void HeadStep::AddTail(HeadStats* stats) {
   std::vector<float>& mean = ThreadScratch().mean;
   mean.resize(static_cast<size_t>(dim_));
   const int64_t n = end_ - begin_;
+  if (!scored_all_ && config_.tail == TailMode::kEstimate) head_->MeanValue(mean.data());
   for (int g = 0; g < num_queries_; ++g) {
     if (!scored_all_) {
-      stats->missed_mass +=
-          1.0 /
-          (1.0 + std::exp(double{state_.Lse(g)} - double{unselected_lse_[static_cast<size_t>(g)]}));
+      const float left = unselected_lse_[static_cast<size_t>(g)];
+      stats->missed_mass += 1.0 / (1.0 + std::exp(double{state_.Lse(g)} - double{left}));
+      if (config_.tail == TailMode::kEstimate) state_.AddValue(g, left, mean.data());
       continue;
     }
     float* weights = scores_.data() + g * n;
@@ -385,6 +448,7 @@ void HeadStep::Finish(float* out, HeadStats* stats) {
     }
     AddSelected(static_cast<int>(list), rows, cursors_[list]);
   }
+  if (overfetch_ > 1) KeepBest();
   Record(stats);
   if (index_ != nullptr) AddTail(stats);
   state_.Finish(out);

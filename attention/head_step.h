@@ -7,6 +7,8 @@
 //               the head holds attended;
 //   AddPages    rows of selected tokens that lie in the pages read;
 //   Finish      rows in the open page, the estimate for the rest, the normalised output.
+// Under a policy that over-fetches, all of these rows are ranked by their keys first, and Finish
+// attends to the best.
 // One thread at a time. Scratch memory is kept between steps, by each thread for all of its heads,
 // so that it stays in the cache.
 
@@ -17,6 +19,7 @@
 #include <vector>
 
 #include "attention/attention_stats.h"
+#include "attention/exact_ranking.h"
 #include "attention/model/rope.h"
 #include "attention/partial_attention.h"
 #include "pqcache/cache/head_cache.h"
@@ -25,8 +28,10 @@
 namespace pqcache::attention {
 
 enum class TailMode {
-  kDrop,      // unselected tokens are ignored
-  kEstimate,  // they join with their code score as logit and their page's mean value
+  kDrop,  // unselected tokens are ignored
+  // They join with their code score as logit and the mean value of the tokens around them; of many
+  // candidates, which are not scored one by one, with their mass by the codes and one mean value.
+  kEstimate,
 };
 
 struct HeadStepConfig {
@@ -81,7 +86,10 @@ class HeadStep {
   void SelectBest();
   void AddHeld();
   void CollectPages();
-  void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first);
+  void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first,
+                   ExactRanking::Rows kind = ExactRanking::Rows::kStay);
+  int64_t TokensToFind() const;
+  void KeepBest();
   void AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
                   const float* queries, PartialAttention* state);
   void AddAdjusted(int list, std::span<const uint8_t* const> rows, size_t first, const float* query,
@@ -109,6 +117,8 @@ class HeadStep {
   std::vector<size_t> cursors_;                 // of each list: rows added so far
   std::vector<int64_t> pages_;
   PartialAttention state_;
+  int64_t overfetch_ = 1;              // candidates that are found for one that is attended to
+  ExactRanking ranking_;               // of them, if more than one
   bool scored_all_ = false;            // scores_ holds one for every candidate
   std::vector<float> unselected_lse_;  // [num_queries], if not
 };

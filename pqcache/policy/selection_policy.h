@@ -57,6 +57,7 @@ struct SelectionRequest {
   int64_t n = 0;                      // N
   const float* scores = nullptr;      // [G, N] scaled logits; null for ScoreSource::kNone
   const float* always_lse = nullptr;  // [G] log-sum-exp of the logits that are attended anyway
+  const float* rest_lse = nullptr;    // [G] of candidates that are not among the N; null: none are
   int64_t tokens = 0;                 // tokens to select, or -1:
   double mass = 0;                    // share of the mass to reach, over candidates and always
 };
@@ -79,6 +80,9 @@ class SelectionPolicy {
   virtual bool attends_all() const { return false; }
   // True: logits of selected tokens come from the codes, too, and exact keys are not stored.
   virtual bool codes_only() const { return false; }
+  // So many times the tokens of the budget are taken by score and ranked once more by their exact
+  // keys, which says which of them are attended to; 1: the scores say. Budgets of tokens only.
+  virtual int overfetch() const { return 1; }
   // True: with a budget of tokens it takes the best by score, so that whoever can find those
   // without a score for every candidate need not call Select.
   virtual bool selects_best() const { return false; }

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <string>
 
 #include "pqcache/base/top_k.h"
 #include "pqcache/base/vector_math.h"
@@ -36,7 +37,8 @@ void SelectCount(const SelectionRequest& r, SelectionScratch* scratch,
   if (r.g > 1 && r.tokens > 0 && r.tokens < r.n) {
     scratch->totals.clear();
     for (int i = 0; i < r.g; ++i) {
-      scratch->totals.push_back(LogSumExp(r.scores + i * r.n, r.n));
+      const double lse = LogSumExp(r.scores + i * r.n, r.n);
+      scratch->totals.push_back(r.rest_lse == nullptr ? lse : LogAddExp(lse, r.rest_lse[i]));
     }
     CombineGroup(r, scratch->totals, &scratch->combined);
     ranked = scratch->combined.data();
@@ -78,10 +80,12 @@ void SelectMass(const SelectionRequest& r, SelectionScratch* scratch,
 
 class TopKPolicy : public SelectionPolicy {
  public:
-  TopKPolicy(ScoreSource source, bool codes_only) : source_(source), codes_only_(codes_only) {}
+  TopKPolicy(ScoreSource source, bool codes_only, int overfetch)
+      : source_(source), codes_only_(codes_only), overfetch_(overfetch) {}
 
   ScoreSource score_source() const override { return source_; }
   bool codes_only() const override { return codes_only_; }
+  int overfetch() const override { return overfetch_; }
   bool selects_best() const override { return true; }
   void Select(const SelectionRequest& request, SelectionScratch* scratch,
               std::vector<int64_t>* positions) const override {
@@ -95,21 +99,32 @@ class TopKPolicy : public SelectionPolicy {
  private:
   ScoreSource source_;
   bool codes_only_;
+  int overfetch_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<SelectionPolicy>> CreatePqPolicy(const SpecString& spec) {
-  constexpr std::string_view kKnown[] = {"codes_only"};
+  constexpr std::string_view kKnown[] = {"codes_only", "rerank"};
+  constexpr int kMostOverfetch = 16;
   PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
   PQCACHE_ASSIGN_OR_RETURN(const bool codes_only, spec.BoolOr("codes_only", false));
+  PQCACHE_ASSIGN_OR_RETURN(const int overfetch, spec.NumberOr<int>("rerank", 1));
+  if (overfetch < 1 || overfetch > kMostOverfetch) {
+    return Status::InvalidArgument("pq:rerank is " + std::to_string(overfetch) +
+                                   ", expected 1 to " + std::to_string(kMostOverfetch));
+  }
+  if (codes_only && overfetch > 1) {
+    return Status::InvalidArgument("pq:codes_only keeps no exact keys, which pq:rerank ranks by");
+  }
   return std::unique_ptr<SelectionPolicy>(
-      std::make_unique<TopKPolicy>(ScoreSource::kCodes, codes_only));
+      std::make_unique<TopKPolicy>(ScoreSource::kCodes, codes_only, overfetch));
 }
 
 Result<std::unique_ptr<SelectionPolicy>> CreateFlatPolicy(const SpecString& spec) {
   PQCACHE_RETURN_IF_ERROR(spec.CheckKnown({}));
-  return std::unique_ptr<SelectionPolicy>(std::make_unique<TopKPolicy>(ScoreSource::kKeys, false));
+  return std::unique_ptr<SelectionPolicy>(
+      std::make_unique<TopKPolicy>(ScoreSource::kKeys, false, 1));
 }
 
 }  // namespace pqcache

@@ -102,6 +102,50 @@ TEST(CacheAttentionSelection, SelectsTheBestTokensByCount) {
   ExpectOracleForAll({.ratio = 0.13}, TailMode::kDrop);
 }
 
+// What many candidates leave over joins with its mass by the codes and the mean value of all.
+TEST(CacheAttentionSelection, OfManyTokensTheRestJoinsWithOneMeanValue) {
+  const Layers layers = {RandomSequence(8, 6000, 4, 1, 32)};
+  const Sequence& s = layers[0];
+  const int64_t t = 5999, k = 600;
+  for (const bool per_head : {false, true}) {
+    RigOptions options = SmallSplit("pq", {.tokens = k});
+    options.attention.per_head = per_head;
+    options.attention.tail = TailMode::kEstimate;
+    options.codebooks = testing::RandomCodebooks(layers, "8x8");
+    Rig rig(&layers, options);
+    rig.Prefill(0, t);
+    const std::vector<float> out = rig.Decode(t);
+    const Split split = rig.SplitAt(t);
+    const Sequence scored =
+        testing::WithDecodedKeys(s, *options.codebooks, 0, split.begin, split.end);
+    const StepOracle oracle{s, scored, t, 0, split};
+    std::vector<double> mean(static_cast<size_t>(s.dim), 0.0);
+    for (int64_t i = split.begin; i < split.end; ++i) {
+      for (int d = 0; d < s.dim; ++d) {
+        mean[static_cast<size_t>(d)] +=
+            s.value(i, 0)[d] / static_cast<double>(split.end - split.begin);
+      }
+    }
+    for (int g = 0; g < s.group(); ++g) {
+      const std::vector<int64_t> chosen =
+          oracle.Best(per_head ? std::vector<int>{g} : oracle.AllHeads(), k);
+      double left = oracle.CandidateMass(g), attended = oracle.AlwaysMass(g);
+      for (const int64_t i : chosen) {
+        left -= std::exp(oracle.Logit(scored, g, i));
+        attended += std::exp(oracle.Logit(s, g, i));
+      }
+      std::vector<double> expected = oracle.Attend(g, chosen);
+      for (size_t d = 0; d < expected.size(); ++d) {
+        expected[d] = (attended * expected[d] + left * mean[d]) / (attended + left);
+      }
+      EXPECT_LT(MaxDifference(HeadOf(out, s, g), expected), 0.02) << g;
+      EXPECT_GT(MaxDifference(HeadOf(out, s, g), oracle.Attend(g, chosen)), 0.02) << g;
+    }
+    const HeadStats stats = rig.stats().Total();
+    EXPECT_DOUBLE_EQ(stats.estimated, static_cast<double>(split.end - split.begin - k));
+  }
+}
+
 // Of many candidates the best are found by quantised scores and without one for each: the set may
 // differ at its end, where tokens matter least. Queries that select together share the step of
 // their tables, which rounds a little coarser.

@@ -216,6 +216,17 @@ TEST(TopKPolicy, AllTheMassTakesWhatMatters) {
   EXPECT_TRUE(std::ranges::includes(positions, std::vector<int64_t>{0, 2}));
 }
 
+TEST(TopKPolicy, RerankIsTheOverfetch) {
+  EXPECT_EQ((*CreatePolicy("pq"))->overfetch(), 1);
+  EXPECT_EQ((*CreatePolicy("flat"))->overfetch(), 1);
+  EXPECT_EQ((*CreatePolicy("pq:rerank=4"))->overfetch(), 4);
+  ExpectError(CreatePolicy("pq:rerank=0"), StatusCode::kInvalidArgument,
+              "pq:rerank is 0, expected 1 to 16");
+  ExpectError(CreatePolicy("pq:rerank=17"), StatusCode::kInvalidArgument, "expected 1 to 16");
+  ExpectError(CreatePolicy("pq:codes_only,rerank=2"), StatusCode::kInvalidArgument,
+              "keeps no exact keys");
+}
+
 TEST(TopKPolicy, NamesChooseTheScoreSource) {
   EXPECT_EQ((*CreatePolicy("pq"))->score_source(), ScoreSource::kCodes);
   EXPECT_FALSE((*CreatePolicy("pq"))->codes_only());
