@@ -167,7 +167,11 @@ class CheckCommand : public Command {
       bar.Update(static_cast<double>(i + 1) / static_cast<double>(compared.size()));
     }
     const double deviation = attention::LargerDeviation(prefill_deviation, reference.deviation());
-    return MakeReport(sums, approximate->stats(), deviation);
+    Report report = MakeReport(sums, approximate->stats(), deviation);
+    if (options_.policy->score_source() == ScoreSource::kCodes) {
+      ReportFit(FitOf(approximate->cache()), &report.json);
+    }
+    return report;
   }
 
   Report MakeReport(const LogitSums& sums, attention::AttentionStats stats,

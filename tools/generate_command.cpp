@@ -194,6 +194,7 @@ class GenerateCommand : public Command {
     AddAnswer(&j);
     PQCACHE_ASSIGN_OR_RETURN(const attention::AttentionStats stats, session->Stats());
     j.Set("attention", StatsToJson(stats));
+    j.Set("codebook_fit", Json());  // not measured there
     j.Set("gpu_kv_bytes", session->cache().device_bytes());
     j.Set("host_kv_bytes", session->cache().host_bytes());
     j.Set("peak_rss_bytes", PeakRssBytes());
@@ -365,6 +366,9 @@ class GenerateCommand : public Command {
     AddAnswer(&j);
     j.Set("cached_tokens", resumable.recomputations() > 0 ? 0 : prefix_tokens_.size());
     j.Set("attention", StatsToJson(session.stats()));
+    if (options_.policy->score_source() == ScoreSource::kCodes) {
+      ReportFit(FitOf(session.cache()), &j);
+    }
     const PageStoreStats stats = store.stats();
     // Of the decode steps, and before the first token: an exact prefill reads every earlier page
     // once per chunk.

@@ -226,4 +226,18 @@ Json StatsToJson(const attention::AttentionStats& stats) {
   return json;
 }
 
+void ReportFit(const CodebookFit& fit, Json* report) {
+  if (fit.mean == 0) {
+    report->Set("codebook_fit", Json());
+    return;
+  }
+  Json json;
+  json.Set("mean", fit.mean).Set("newest", fit.newest).Set("worst", fit.worst);
+  json.Set("layer", fit.layer).Set("kv_head", fit.kv_head);
+  report->Set("codebook_fit", std::move(json));
+  if (const std::string misfit = DescribeMisfit(fit); !misfit.empty()) {
+    Log(LogLevel::kWarning, misfit);
+  }
+}
+
 }  // namespace pqcache::tools

@@ -12,6 +12,7 @@
 #include "attention/kernels/device_info.h"
 #include "attention/tokenizer/tokenizer.h"
 #include "pqcache/base/thread_pool.h"
+#include "pqcache/cache/codebook_fit.h"
 #include "storage/stores.h"
 #include "tools/cli.h"
 
@@ -93,5 +94,9 @@ uint64_t PeakRssBytes();
 // estimated missed mass (null when nothing was scored); recall, mass and output error of judged
 // steps.
 Json StatsToJson(const attention::AttentionStats& stats);
+
+// Sets "codebook_fit" of the report, null where nothing is known, and warns of codebooks that are
+// of other text.
+void ReportFit(const CodebookFit& fit, Json* report);
 
 }  // namespace pqcache::tools

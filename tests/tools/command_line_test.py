@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The program as a user meets it: exit codes, messages, JSON. usage: PROGRAM SOURCE_DIR"""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -107,7 +108,27 @@ class CommandLine(unittest.TestCase):
                     "file"):
             self.assertIn(key, self.trained)
         self.assertEqual(self.trained["bytes_per_key"], 8)
-        self.assertGreater(self.trained["recall_at_100"]["mean"], 0.2)
+        recall = self.trained["recall_at_100"]["mean"]
+        self.assertGreater(recall, 0.2)
+        self.assertGreater(self.trained["recall_in_400"]["mean"], recall)
+        self.assertTrue(self.trained["position_mean"])
+
+    def test_codebooks_of_other_text_are_told_apart(self):
+        english = (SOURCE / "LICENSE").read_text(encoding="utf-8")
+        pathlib.Path(self.path("english.txt")).write_text(english, encoding="utf-8")
+        codebooks = self.path("english.pqcb")
+        self.expect(0, "", "train", "-m", MODEL, "--text", self.path("english.txt"), "--tokens",
+                    "1400", "--ctx", "700", "--pq", "16x4", "--iterations", "4", "-o", codebooks)
+        identifiers = ", ".join(f'"{hashlib.sha256(b"%d" % i).hexdigest()}"' for i in range(40))
+        for text, foreign in ((english[:5000], False), (identifiers, True)):
+            done = self.expect(0, "", "generate", "-m", MODEL, "--codebooks", codebooks, "-p", text,
+                               "-n", "1", "--local-window", "32", "--json")
+            fit = json.loads(done.stdout)["codebook_fit"]
+            self.assertEqual(fit["mean"] > 1.5, foreign, fit)
+            warned = "codebooks were made of other text" in done.stderr.decode()
+            self.assertEqual(warned, foreign, fit)
+        short = self.generate("--codebooks", codebooks, "-p", "Too short to tell.")
+        self.assertIsNone(short["codebook_fit"])
 
     def test_training_is_deterministic_for_any_thread_count(self):
         contents = []
