@@ -96,6 +96,7 @@ class BenchAttentionCommand : public Command {
     settings.Set("heads", heads_).Set("kv_heads", kv_heads_).Set("dim", dim_).Set("pq", pq_);
     settings.Set("attn_ratio", options.ratio).Set("most_tokens", options.most);
     settings.Set("rounds", rounds_).Set("batch", batch_);
+    settings.Set("position_mean", options.position_mean);
     report.json.Set("settings", std::move(settings));
     Json rows = Json::Array();
     PQCACHE_RETURN_IF_ERROR(BenchGpuAttention(options, &rows, &report.text));
@@ -137,6 +138,7 @@ class BenchAttentionCommand : public Command {
     settings.Set("heads", heads_).Set("kv_heads", kv_heads_).Set("dim", dim_).Set("pq", pq_);
     settings.Set("attn_ratio", options_.ratio).Set("attn_top_k", options_.top_k);
     settings.Set("page_tokens", page_tokens_).Set("rounds", rounds_);
+    settings.Set("position_mean", options_.position_mean);
     settings.Set("instruction_set", std::string(IsaName(ActiveIsa())));
     settings.Set("faiss", train::FaissVersion());
     return settings;

@@ -95,8 +95,8 @@ uint64_t PeakRssBytes();
 // steps.
 Json StatsToJson(const attention::AttentionStats& stats);
 
-// Sets "codebook_fit" of the report, null where nothing is known, and warns of codebooks that are
-// of other text.
+// Sets "codebook_fit" of the report, null where nothing is known, and warns of codebooks that do
+// not fit the text.
 void ReportFit(const CodebookFit& fit, Json* report);
 
 }  // namespace pqcache::tools

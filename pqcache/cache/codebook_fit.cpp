@@ -32,10 +32,11 @@ std::string DescribeMisfit(const CodebookFit& fit) {
   if (fit.mean < kForeignKeys && fit.newest < kForeignKeys) return "";
   char text[400];
   std::snprintf(text, sizeof(text),
-                "the codebooks were made of other text: squared distances of this text's keys to "
-                "their codes are %.2f times those of the training (of the newest tokens %.2f, of "
-                "layer %d head %d %.2f), expected less than %.1f. Codes find less; train on text "
-                "like this, select more, or use pq:rerank",
+                "the codebooks do not fit this text: squared distances of its keys to their codes "
+                "are %.2f times those of the training (of the newest tokens %.2f, of layer %d KV "
+                "head %d %.2f), expected less than %.1f. Codes find less. Train on more text, on "
+                "text like this and of its length, or use --tail estimate, a larger budget or "
+                "pq:rerank",
                 fit.mean, fit.newest, fit.layer, fit.kv_head, fit.worst, kForeignKeys);
   return text;
 }

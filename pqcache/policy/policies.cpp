@@ -10,9 +10,8 @@ namespace {
 
 constexpr PolicyEntry kPolicies[] = {
     {"pq",
-     "top-k by product-quantised keys; pq:rerank=C takes the best of C times as many by their "
-     "exact "
-     "keys, pq:codes_only keeps no exact keys",
+     "top-k by product-quantised keys; rerank=C takes the best of C (up to 16) times as many by "
+     "their exact keys, codes_only keeps no exact keys",
      CreatePqPolicy},
     {"flat", "top-k by exact inner products, keys held in memory", CreateFlatPolicy},
     {"exact", "every token: the reference", CreateExactPolicy},

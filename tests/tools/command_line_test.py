@@ -125,7 +125,7 @@ class CommandLine(unittest.TestCase):
                                "-n", "1", "--local-window", "32", "--json")
             fit = json.loads(done.stdout)["codebook_fit"]
             self.assertEqual(fit["mean"] > 1.5, foreign, fit)
-            warned = "codebooks were made of other text" in done.stderr.decode()
+            warned = "codebooks do not fit this text" in done.stderr.decode()
             self.assertEqual(warned, foreign, fit)
         short = self.generate("--codebooks", codebooks, "-p", "Too short to tell.")
         self.assertIsNone(short["codebook_fit"])

@@ -136,13 +136,13 @@ TEST_F(CodebookFitTest, AForkRemembers) {
   EXPECT_DOUBLE_EQ(FitOf(*fork).newest, fit.newest);
 }
 
-TEST(CodebookFit, WarnsOfOtherText) {
+TEST(CodebookFit, WarnsWhereTheyDoNotFit) {
   EXPECT_EQ(DescribeMisfit({.mean = 1.49, .newest = 1.49, .worst = 9, .layer = 3, .kv_head = 1}),
             "");
   EXPECT_NE(DescribeMisfit({.mean = 1.1, .newest = 1.6, .worst = 9, .layer = 3, .kv_head = 1}), "");
   const std::string text =
       DescribeMisfit({.mean = 1.51, .newest = 1.2, .worst = 9, .layer = 3, .kv_head = 1});
-  EXPECT_NE(text.find("1.51 times those of the training (of the newest tokens 1.20, of layer 3 "
+  EXPECT_NE(text.find("1.51 times those of the training (of the newest tokens 1.20, of layer 3 KV "
                       "head 1 9.00)"),
             std::string::npos)
       << text;

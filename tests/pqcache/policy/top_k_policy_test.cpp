@@ -216,6 +216,25 @@ TEST(TopKPolicy, AllTheMassTakesWhatMatters) {
   EXPECT_TRUE(std::ranges::includes(positions, std::vector<int64_t>{0, 2}));
 }
 
+// A head whose mass lies elsewhere does not crowd out one whose mass is among the candidates.
+TEST(TopKPolicy, SharesAreOfAllTokensOfAHead) {
+  const std::vector<float> scores = {3, 2, -9, -9, /* the other head */ -9, -9, 1, 0};
+  SelectionRequest request;
+  request.g = 2;
+  request.n = 4;
+  request.tokens = 2;
+  request.scores = scores.data();
+  SelectionScratch scratch;
+  std::vector<int64_t> positions;
+  const auto policy = CreatePolicy("pq").value();
+  policy->Select(request, &scratch, &positions);
+  EXPECT_EQ(positions, (std::vector<int64_t>{0, 2}));
+  const float rest[2] = {6, -20};
+  request.rest_lse = rest;
+  policy->Select(request, &scratch, &positions);
+  EXPECT_EQ(positions, (std::vector<int64_t>{2, 3}));
+}
+
 TEST(TopKPolicy, RerankIsTheOverfetch) {
   EXPECT_EQ((*CreatePolicy("pq"))->overfetch(), 1);
   EXPECT_EQ((*CreatePolicy("flat"))->overfetch(), 1);
