@@ -4,7 +4,6 @@
 #include <cmath>
 #include <string>
 
-#include "pqcache/base/aligned_buffer.h"
 #include "pqcache/base/check.h"
 #include "pqcache/base/vector_clones.h"
 #include "pqcache/base/vector_math.h"
@@ -12,19 +11,28 @@
 namespace pqcache {
 namespace {
 
-// Blocks that are scored from one pair of exact angles on; what rounding adds up to stays below
-// 1e-5 of a pair's length.
-constexpr int64_t kTurns = 64;
+constexpr int kGroupBlocks = 64;  // whose scores are made together
 
 constexpr double kLongestMean = 1e15;  // so that products with queries stay finite
 
-// (x[i], y[i]) turned by the angle of (cosines[i], sines[i]).
-PQCACHE_VECTOR_CLONES void TurnPairs(const float* cosines, const float* sines, int n, float* x,
-                                     float* y) {
-  for (int i = 0; i < n; ++i) {
-    const float a = x[i], b = y[i];
-    x[i] = a * cosines[i] - b * sines[i];
-    y[i] = b * cosines[i] + a * sines[i];
+// sums [kGroupBlocks] += factors [n] times turns [n, kGroupBlocks], n even.
+PQCACHE_VECTOR_CLONES void AddTurns(const float* turns, int64_t n, const float* factors,
+                                    float* sums) {
+  for (int64_t i = 0; i < n; i += 2) {
+    const float first = factors[i], second = factors[i + 1];
+    const float* turn = turns + i * kGroupBlocks;
+    for (int b = 0; b < kGroupBlocks; ++b) {
+      sums[b] += first * turn[b] + second * turn[b + kGroupBlocks];
+    }
+  }
+}
+
+// phases [R/2, 2] turned further by `turn` [R/2, 2], in place.
+void TurnPhases(std::span<const double> turn, std::vector<double>* phases) {
+  for (size_t i = 0; i < turn.size(); i += 2) {
+    const double c = (*phases)[i], s = (*phases)[i + 1];
+    (*phases)[i] = c * turn[i] - s * turn[i + 1];
+    (*phases)[i + 1] = s * turn[i] + c * turn[i + 1];
   }
 }
 
@@ -72,6 +80,19 @@ Result<PositionMean> PositionMean::Create(int dim, std::vector<float> mean,
     return Status::InvalidArgument("position mean is " + std::to_string(std::sqrt(length)) +
                                    " long, expected at most " + std::to_string(kLongestMean));
   }
+  result.turns_.resize(2 * frequencies.size() * kGroupBlocks);
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const double block = double{frequencies[i]} * kPositionBlock;
+    for (size_t b = 0; b < kGroupBlocks; ++b) {
+      const double angle = block * static_cast<double>(b);
+      result.turns_[i * kGroupBlocks + b] = static_cast<float>(std::cos(angle));
+      result.turns_[(i + frequencies.size()) * kGroupBlocks + b] =
+          static_cast<float>(std::sin(angle));
+    }
+    const double first = MiddleOfBlock(0) * frequencies[i], group = block * kGroupBlocks;
+    result.first_phase_.insert(result.first_phase_.end(), {std::cos(first), std::sin(first)});
+    result.group_turn_.insert(result.group_turn_.end(), {std::cos(group), std::sin(group)});
+  }
   result.mean_ = std::move(mean);
   result.frequencies_ = std::move(frequencies);
   return result;
@@ -87,28 +108,39 @@ void PositionMean::OfBlock(int64_t block, int dim, float* key) const {
   TurnByPositions(frequencies_, MiddleOfBlock(block), key);
 }
 
+// With (m, n) a pair of the mean key of a group's first block and (c, s) the turn of a block from
+// it, <q, key> is the sum over pairs of c (q0 m + q1 n) + s (q1 m - q0 n). Groups begin at block 0,
+// so that a block's score does not depend on `first`.
 void PositionMean::Score(int g, const float* queries, int64_t first, int64_t count,
                          float* scores) const {
   const int64_t dim = std::ssize(mean_);
-  const auto pairs = static_cast<int>(frequencies_.size());
-  thread_local AlignedBuffer<float> scratch;  // cosines and sines [R/2] of a block's turn, key [D]
-  scratch.Resize(static_cast<size_t>(2 * pairs + dim));
-  float* cosines = scratch.data();
-  float* sines = cosines + pairs;
-  float* key = sines + pairs;
-  for (int i = 0; i < pairs; ++i) {
-    const double angle = double{frequencies_[static_cast<size_t>(i)]} * kPositionBlock;
-    cosines[i] = static_cast<float>(std::cos(angle));
-    sines[i] = static_cast<float>(std::sin(angle));
-  }
-  // Begun where the exact angles are, so that a block's score does not depend on `first`.
-  for (int64_t block = first / kTurns * kTurns; block < first + count; ++block) {
-    if (block % kTurns == 0) {
-      OfBlock(block, static_cast<int>(dim), key);
-    } else {
-      TurnPairs(cosines, sines, pairs, key, key + pairs);
+  const auto pairs = std::ssize(frequencies_);
+  thread_local std::vector<double> phases;  // [R/2, 2] of a group's first block
+  thread_local std::vector<float> factors;  // [R] of a query
+  phases = first_phase_;
+  factors.resize(static_cast<size_t>(2 * pairs));
+  for (int64_t begin = 0; begin < first + count; begin += kGroupBlocks) {
+    if (begin > 0) TurnPhases(group_turn_, &phases);
+    if (begin + kGroupBlocks <= first) continue;
+    const int64_t last = std::min(begin + kGroupBlocks, first + count);
+    for (int q = 0; q < g; ++q) {
+      const float* query = queries + q * dim;
+      for (int64_t i = 0; i < pairs; ++i) {
+        const double c = phases[2 * i], s = phases[2 * i + 1];
+        const auto m = static_cast<float>(averaged_[i] * c - averaged_[i + pairs] * s);
+        const auto n = static_cast<float>(averaged_[i + pairs] * c + averaged_[i] * s);
+        factors[i] = query[i] * m + query[i + pairs] * n;
+        factors[i + pairs] = query[i + pairs] * m - query[i] * n;
+      }
+      float rest = 0;
+      for (int64_t d = 2 * pairs; d < dim; ++d) rest += query[d] * averaged_[d];
+      float sums[kGroupBlocks];
+      std::fill_n(sums, kGroupBlocks, rest);
+      AddTurns(turns_.data(), 2 * pairs, factors.data(), sums);
+      for (int64_t block = std::max(begin, first); block < last; ++block) {
+        scores[(block - first) * g + q] = sums[block - begin];
+      }
     }
-    if (block >= first) DotRows(key, queries, dim, g, dim, 1.0f, scores + (block - first) * g);
   }
 }
 

@@ -57,6 +57,11 @@ class PositionMean {
   std::vector<float> mean_;         // [D]
   std::vector<float> frequencies_;  // [R/2]
   std::vector<float> averaged_;     // [D] the mean as the average over a block leaves it
+  // For scores, which are made for groups of blocks: how far each block of a group is turned from
+  // the first [R, blocks of a group], cosines of all pairs, then sines; and a group from the one
+  // before, and the first one [R/2, 2].
+  std::vector<float> turns_;
+  std::vector<double> group_turn_, first_phase_;
 };
 
 // The mean keys of positions that come in rising order, each made once.
