@@ -30,6 +30,15 @@ Result<void*> GpuKvCache::Allocate(MemoryKind kind, size_t bytes) {
   return data;
 }
 
+template <typename T>
+Result<const T*> GpuKvCache::Place(const std::vector<T>& numbers) {
+  const size_t bytes = numbers.size() * sizeof(T);
+  PQCACHE_ASSIGN_OR_RETURN(void* data, Allocate(MemoryKind::kDevice, bytes));
+  PQCACHE_RETURN_IF_ERROR(CopyBytes(data, numbers.data(), bytes, nullptr));
+  PQCACHE_RETURN_IF_ERROR(WaitFor(nullptr));
+  return static_cast<const T*>(data);
+}
+
 Status GpuKvCache::PlacePages(int bytes_per_key) {
   bytes_per_key_ = bytes_per_key;
   const GpuKvCacheOptions& o = options_;
@@ -99,11 +108,7 @@ Status GpuKvCache::LoadCodebooks(const CodebookSet& set) {
       numbers.insert(numbers.end(), more.begin(), more.end());
     }
     if (numbers.empty()) return nullptr;
-    const size_t bytes = numbers.size() * sizeof(float);
-    PQCACHE_ASSIGN_OR_RETURN(void* data, Allocate(MemoryKind::kDevice, bytes));
-    PQCACHE_RETURN_IF_ERROR(CopyBytes(data, numbers.data(), bytes, nullptr));
-    PQCACHE_RETURN_IF_ERROR(WaitFor(nullptr));
-    return static_cast<const float*>(data);
+    return Place(numbers);
   };
   PQCACHE_ASSIGN_OR_RETURN(const double* phases, PlacePhases(set));
   for (int l = 0; l < o.layers; ++l) {
@@ -145,11 +150,7 @@ Result<const double*> GpuKvCache::PlacePhases(const CodebookSet& set) {
       phases.insert(phases.end(), {std::cos(angle), std::sin(angle)});
     }
   }
-  const size_t bytes = phases.size() * sizeof(double);
-  PQCACHE_ASSIGN_OR_RETURN(void* data, Allocate(MemoryKind::kDevice, bytes));
-  PQCACHE_RETURN_IF_ERROR(CopyBytes(data, phases.data(), bytes, nullptr));
-  PQCACHE_RETURN_IF_ERROR(WaitFor(nullptr));
-  return static_cast<const double*>(data);
+  return Place(phases);
 }
 
 GpuLayer GpuKvCache::layer(int l) const {

@@ -54,6 +54,9 @@ class GpuKvCache {
   explicit GpuKvCache(const GpuKvCacheOptions& options);
   int64_t pages() const { return GpuPagesOf(options_.max_tokens); }
   Result<void*> Allocate(MemoryKind kind, size_t bytes);
+  // A copy of the numbers on the device.
+  template <typename T>
+  Result<const T*> Place(const std::vector<T>& numbers);
   Status PlacePages(int bytes_per_key);
   Status LoadCodebooks(const CodebookSet& set);
   // GpuCodebooks::phases for all pages; null without position means.

@@ -118,19 +118,23 @@ void PositionMean::Score(int g, const float* queries, int64_t first, int64_t cou
   thread_local std::vector<double> phases;  // [R/2, 2] of a group's first block
   thread_local std::vector<float> factors;  // [R] of a query
   phases = first_phase_;
+  thread_local std::vector<float> key;  // [R] of the mean key of a group's first block
   factors.resize(static_cast<size_t>(2 * pairs));
+  key.resize(factors.size());
   for (int64_t begin = 0; begin < first + count; begin += kGroupBlocks) {
     if (begin > 0) TurnPhases(group_turn_, &phases);
     if (begin + kGroupBlocks <= first) continue;
     const int64_t last = std::min(begin + kGroupBlocks, first + count);
+    for (int64_t i = 0; i < pairs; ++i) {
+      const double c = phases[2 * i], s = phases[2 * i + 1];
+      key[i] = static_cast<float>(averaged_[i] * c - averaged_[i + pairs] * s);
+      key[i + pairs] = static_cast<float>(averaged_[i + pairs] * c + averaged_[i] * s);
+    }
     for (int q = 0; q < g; ++q) {
       const float* query = queries + q * dim;
       for (int64_t i = 0; i < pairs; ++i) {
-        const double c = phases[2 * i], s = phases[2 * i + 1];
-        const auto m = static_cast<float>(averaged_[i] * c - averaged_[i + pairs] * s);
-        const auto n = static_cast<float>(averaged_[i + pairs] * c + averaged_[i] * s);
-        factors[i] = query[i] * m + query[i + pairs] * n;
-        factors[i + pairs] = query[i + pairs] * m - query[i] * n;
+        factors[i] = query[i] * key[i] + query[i + pairs] * key[i + pairs];
+        factors[i + pairs] = query[i + pairs] * key[i] - query[i] * key[i + pairs];
       }
       float rest = 0;
       for (int64_t d = 2 * pairs; d < dim; ++d) rest += query[d] * averaged_[d];

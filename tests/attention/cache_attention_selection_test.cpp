@@ -129,11 +129,7 @@ TEST(CacheAttentionSelection, OfManyTokensTheRestJoinsWithOneMeanValue) {
     for (int g = 0; g < s.group(); ++g) {
       const std::vector<int64_t> chosen =
           oracle.Best(per_head ? std::vector<int>{g} : oracle.AllHeads(), k);
-      double left = oracle.CandidateMass(g), attended = oracle.AlwaysMass(g);
-      for (const int64_t i : chosen) {
-        left -= std::exp(oracle.Logit(scored, g, i));
-        attended += std::exp(oracle.Logit(s, g, i));
-      }
+      const auto [attended, left] = oracle.MassesOf(g, chosen);
       std::vector<double> expected = oracle.Attend(g, chosen);
       for (size_t d = 0; d < expected.size(); ++d) {
         expected[d] = (attended * expected[d] + left * mean[d]) / (attended + left);
@@ -169,11 +165,7 @@ TEST(CacheAttentionSelection, OfManyTokensItFindsTheBestWithoutScoringAll) {
       const std::vector<int64_t> chosen =
           oracle.Best(per_head ? std::vector<int>{g} : oracle.AllHeads(), k);
       EXPECT_LT(MaxDifference(HeadOf(out, s, g), oracle.Attend(g, chosen)), 0.03) << g;
-      double left = oracle.CandidateMass(g), attended = oracle.AlwaysMass(g);
-      for (const int64_t i : chosen) {
-        left -= std::exp(oracle.Logit(scored, g, i));
-        attended += std::exp(oracle.Logit(s, g, i));
-      }
+      const auto [attended, left] = oracle.MassesOf(g, chosen);
       missed += left / (left + attended);
     }
     const HeadStats stats = rig.stats().Total();

@@ -45,6 +45,19 @@ struct StepOracle {
     return sum;
   }
 
+  struct Masses {
+    double attended = 0;  // always, and chosen, by exact logits
+    double left = 0;      // of the other candidates, by their scores
+  };
+  Masses MassesOf(int g, const std::vector<int64_t>& chosen) const {
+    Masses masses{AlwaysMass(g), CandidateMass(g)};
+    for (const int64_t i : chosen) {
+      masses.left -= std::exp(Logit(scored, g, i));
+      masses.attended += std::exp(Logit(exact, g, i));
+    }
+    return masses;
+  }
+
   // Candidates by their largest share of the mass of any of `heads`, best first; of equal ones the
   // lower position first.
   std::vector<int64_t> Ranked(const std::vector<int>& heads,
