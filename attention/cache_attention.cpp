@@ -47,11 +47,11 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
   }
   const SelectionBudget& b = o.budget;
   if (b.tokens < 0 || !(b.ratio >= 0 && b.ratio <= 1) || !(b.mass >= 0 && b.mass <= 1) ||
-      (b.tokens > 0) + (b.ratio > 0) + (b.mass > 0) > 1) {
+      (b.tokens > 0 && b.ratio > 0)) {
     return Status::InvalidArgument(
         "budget: tokens " + std::to_string(b.tokens) + ", ratio " + std::to_string(b.ratio) +
         ", mass " + std::to_string(b.mass) +
-        ", expected at most one of them, tokens >= 0, ratio and mass in [0, 1]");
+        ", expected tokens >= 0 or a ratio in [0, 1], not both, and a mass in [0, 1]");
   }
   if (b.mass > 0 && o.policy->overfetch() > 1) {
     return Status::InvalidArgument(
@@ -97,6 +97,8 @@ CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, Th
       begun_(static_cast<size_t>(cache->options().layers), false),
       steps_(static_cast<size_t>(cache->options().kv_heads)),
       wanted_(static_cast<size_t>(cache->options().layers)),
+      corrections_(static_cast<size_t>(cache->options().layers * cache->options().kv_heads),
+                   MassCorrection(options_.heads / cache->options().kv_heads)),
       stats_(cache->options().layers, cache->options().kv_heads) {}
 
 Status CacheAttention::Attend(const AttentionInput& input, float* out) {
@@ -272,7 +274,8 @@ Status CacheAttention::Decode(const AttentionInput& input, float* out) {
                   queries + i * group_size);
     }
     steps_[h].Begin(config, cache_->head(input.layer, static_cast<int>(h)),
-                    static_cast<int>(input.n), group, queries);
+                    static_cast<int>(input.n), group, queries,
+                    &corrections_[static_cast<size_t>(input.layer * kv_heads + h)]);
   });
   PrefetchNextLayer(input.layer);
   PQCACHE_RETURN_IF_ERROR(ReadAndAdd(input.layer));

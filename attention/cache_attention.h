@@ -89,6 +89,7 @@ class CacheAttention : public AttentionBackend {
   std::vector<PageRead> reads_;
   std::vector<std::vector<PageKey>> wanted_;          // [layers], pages of the last decode step
   std::vector<float> rounded_keys_, rounded_values_;  // [N, Hkv, D]
+  std::vector<MassCorrection> corrections_;           // [layers, Hkv]
   AttentionStats stats_;
 };
 

@@ -14,17 +14,12 @@
 namespace pqcache::attention {
 namespace {
 
-// Fewer candidates are scored one and all.
-constexpr int64_t kManyCandidates = 2048;
-
 struct Scratch {
   std::vector<const uint8_t*> rows;
   std::vector<float> mean, logits, far_rows;
   std::vector<const uint8_t*> far_pointers;
   std::vector<int64_t> positions;
   PartialAttention single;
-  SelectionScratch selection;
-  BestCodes best;
 };
 
 Scratch& ThreadScratch() {
@@ -43,13 +38,10 @@ RowFormat PageFormat(const PageShape& shape) {
           keyless ? 0 : static_cast<int64_t>(DTypeSize(shape.dtype)) * shape.dim};
 }
 
-}  // namespace
+// Of a part of the mass, of which the logarithm is given, as is that of all the rest.
+double Share(double part, double rest) { return 1.0 / (1.0 + std::exp(rest - part)); }
 
-Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window) {
-  const int64_t visible = FirstVisible(head.tokens() - 1, sliding_window);
-  const int64_t end = head.paged_tokens();
-  return {std::min(end, std::max(head.sink_tokens(), visible)), end};
-}
+}  // namespace
 
 std::vector<float> AtWindowEnd(const Rope& rope, const HeadCache& head, int g,
                                const float* queries) {
@@ -61,7 +53,7 @@ std::vector<float> AtWindowEnd(const Rope& rope, const HeadCache& head, int g,
 }
 
 void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
-                     const float* queries) {
+                     const float* queries, MassCorrection* correction) {
   const bool in_window = n <= head.tokens() - head.paged_tokens();
   PQCACHE_CHECK(n == 1 || (config.sliding_window == 0 && in_window),
                 "tokens of one step lie in the window, the model has no sliding one");
@@ -75,17 +67,29 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   scale_ = 1.0f / std::sqrt(static_cast<float>(dim_));
   kv_head_ = static_cast<int>(head.page_key(0).head);
   visible_ = FirstVisible(head.tokens() - 1, config.sliding_window);
-  begin_ = CandidatesOf(head, config.sliding_window).begin;
-  end_ = head.paged_tokens();
   const bool moved =
       config.selector != nullptr && config.selector->fixed_distance() && head.finite();
   far_queries_ = moved ? AtWindowEnd(*config.rope, head, g, queries) : std::vector<float>();
   state_.Reset(num_queries_, dim_);
   AddAlways();
-  Select();
-  if (overfetch_ > 1) {
-    ranking_.Begin({.lists = selected_.size(),
-                    .g = per_head_ ? 1 : num_queries_,
+  const bool by_codes = config.policy->score_source() == ScoreSource::kCodes &&
+                        !config.policy->codes_only() && head.finite();
+  correction_ = config.budget.mass > 0 && by_codes ? correction : nullptr;
+  choice_.Choose(config, head, queries, always_lse_, correction_);
+  cursors_.assign(choice_.lists().size(), 0);
+  if (correction_ != nullptr) {
+    sample_.Begin({.queries = num_queries_,
+                   .query = queries,
+                   .scale = scale_,
+                   .format = PageFormat(head.page_shape()),
+                   .scores = choice_.scores(0),
+                   .candidates = choice_.size(),
+                   .lists = choice_.lists(),
+                   .always_lse = always_lse_});
+  }
+  if (choice_.overfetch() > 1) {
+    ranking_.Begin({.lists = choice_.lists().size(),
+                    .g = choice_.per_query() ? 1 : num_queries_,
                     .format = PageFormat(head.page_shape()),
                     .row_bytes = head.page_shape().row_bytes(),
                     .queries = queries,
@@ -132,96 +136,16 @@ void HeadStep::AddNewest(int i, std::span<const uint8_t* const> rows) {
   for (int g = 0; g < group; ++g) state_.Merge(single, g, i * group + g);
 }
 
-void HeadStep::Select() {
-  const int64_t n = end_ - begin_;
-  const bool usable = head_->finite();
-  overfetch_ = usable && config_.selector == nullptr ? config_.policy->overfetch() : 1;
-  if (usable && config_.selector != nullptr) return TakeChosen();
-  const ScoreSource source = config_.policy->score_source();
-  index_ = !usable || source == ScoreSource::kNone ? nullptr
-           : source == ScoreSource::kCodes         ? head_->codes()
-                                                   : head_->keys();
-  per_head_ = config_.per_head && index_ != nullptr && num_queries_ > 1;
-  use_code_logits_ = index_ != nullptr && config_.policy->codes_only();
-  selected_.resize(per_head_ ? static_cast<size_t>(num_queries_) : 1);
-  cursors_.assign(selected_.size(), 0);
-  if (!usable) {
-    selected_[0].resize(static_cast<size_t>(n));
-    std::iota(selected_[0].begin(), selected_[0].end(), 0);
-    return;
-  }
-  scored_all_ = index_ != nullptr && !CanSelectBest();
-  if (index_ != nullptr && !scored_all_) return SelectBest();
-  if (scored_all_) {
-    scores_.resize(static_cast<size_t>(num_queries_ * n));
-    index_->Score(num_queries_, queries_, scale_, begin_, end_, scores_.data());
-  }
-  SelectionRequest request;
-  request.g = per_head_ ? 1 : num_queries_;
-  request.n = n;
-  request.tokens = TokensToFind();
-  request.mass = config_.budget.mass;
-  for (size_t list = 0; list < selected_.size(); ++list) {
-    request.scores = index_ == nullptr ? nullptr : scores_.data() + static_cast<int64_t>(list) * n;
-    request.always_lse = always_lse_.data() + list;
-    config_.policy->Select(request, &ThreadScratch().selection, &selected_[list]);
-  }
-}
-
-// More than there are find all; -1: the mass decides.
-int64_t HeadStep::TokensToFind() const {
-  const int64_t tokens = config_.budget.TokensFor(head_->tokens());
-  return tokens < 0 ? tokens : std::min(tokens, end_ - begin_) * overfetch_;
-}
-
-void HeadStep::TakeChosen() {
-  index_ = nullptr;
-  per_head_ = config_.per_head && num_queries_ > 1;
-  use_code_logits_ = false;
-  selected_.resize(per_head_ ? static_cast<size_t>(num_queries_) : 1);
-  cursors_.assign(selected_.size(), 0);
-  for (size_t list = 0; list < selected_.size(); ++list) {
-    selected_[list].clear();
-    for (const int64_t position : config_.selector->chosen(kv_head_, static_cast<int>(list))) {
-      selected_[list].push_back(position - begin_);
-    }
-  }
-}
-
-// Without a score for every candidate.
-bool HeadStep::CanSelectBest() const {
-  // The mean value that the head keeps is of all candidates only if no sliding window hides any.
-  const bool hidden = begin_ > head_->sink_tokens();
-  const bool scores_needed = use_code_logits_ || (config_.tail == TailMode::kEstimate && hidden);
-  const bool counted = config_.budget.TokensFor(head_->tokens()) >= 0;
-  return index_ == head_->codes() && config_.policy->selects_best() && counted && !scores_needed &&
-         end_ - begin_ >= kManyCandidates;
-}
-
-void HeadStep::SelectBest() {
-  const BestCodesRequest request{.g = num_queries_,
-                                 .queries = queries_,
-                                 .scale = scale_,
-                                 .begin = begin_,
-                                 .end = end_,
-                                 .k = TokensToFind(),
-                                 .together = !per_head_};
-  BestCodes& best = ThreadScratch().best;
-  best.Select(*head_->codes(), request, &selected_);
-  unselected_lse_.clear();
-  for (int g = 0; g < num_queries_; ++g) unselected_lse_.push_back(best.unselected_lse(g));
-}
-
 void HeadStep::AddHeld() {
   const PageShape& shape = head_->page_shape();
   const int64_t held_end = head_->held_pages() * shape.page_tokens;
   if (held_end == 0) return;
   std::vector<const uint8_t*>& rows = ThreadScratch().rows;
-  for (size_t list = 0; list < selected_.size(); ++list) {
+  for (size_t list = 0; list < choice_.lists().size(); ++list) {
     rows.clear();
     int64_t page = 0, page_end = 0;  // of the position before: divisions are slow, long ones more
-    for (const int64_t t : selected_[list]) {
-      const int64_t position = begin_ + t;
+    for (const int64_t t : choice_.lists()[list]) {
+      const int64_t position = choice_.begin() + t;
       if (position >= held_end) break;
       if (position >= page_end) {
         page = static_cast<uint32_t>(position) / static_cast<uint32_t>(shape.page_tokens);
@@ -238,15 +162,15 @@ void HeadStep::AddHeld() {
 void HeadStep::CollectPages() {
   const int64_t page_tokens = head_->page_shape().page_tokens;
   pages_.clear();
-  for (size_t i = 0; i < selected_.size(); ++i) {
-    const std::vector<int64_t>& list = selected_[i];
+  for (size_t i = 0; i < choice_.lists().size(); ++i) {
+    const std::vector<int64_t>& list = choice_.lists()[i];
     for (size_t at = cursors_[i]; at < list.size(); ++at) {
-      const int64_t page = (begin_ + list[at]) / page_tokens;
+      const int64_t page = (choice_.begin() + list[at]) / page_tokens;
       if (page >= head_->full_pages()) break;
       if (pages_.empty() || pages_.back() != page) pages_.push_back(page);
     }
   }
-  if (selected_.size() > 1) {
+  if (choice_.lists().size() > 1) {
     std::sort(pages_.begin(), pages_.end());
     pages_.erase(std::unique(pages_.begin(), pages_.end()), pages_.end());
   }
@@ -256,14 +180,14 @@ void HeadStep::AddPages(std::span<const PageRead> pages) {
   if (pages.empty()) return;
   const PageShape& shape = head_->page_shape();
   std::vector<const uint8_t*>& rows = ThreadScratch().rows;
-  for (size_t list = 0; list < selected_.size(); ++list) {
-    const std::vector<int64_t>& tokens = selected_[list];
+  for (size_t list = 0; list < choice_.lists().size(); ++list) {
+    const std::vector<int64_t>& tokens = choice_.lists()[list];
     const size_t first = cursors_[list];
     size_t& next = cursors_[list];
     rows.clear();
     size_t read = 0;
     for (; next < tokens.size(); ++next) {
-      const int64_t position = begin_ + tokens[next];
+      const int64_t position = choice_.begin() + tokens[next];
       const int64_t page = position / shape.page_tokens;
       while (read < pages.size() && pages[read].key.page < page) ++read;
       if (read == pages.size()) break;
@@ -279,32 +203,32 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
                            ExactRanking::Rows kind) {
   if (rows.empty()) return;
   const RowFormat format = PageFormat(head_->page_shape());
-  if (overfetch_ > 1) return ranking_.Add(static_cast<size_t>(list), rows, kind);
+  if (choice_.overfetch() > 1) return ranking_.Add(static_cast<size_t>(list), rows, kind);
+  if (correction_ != nullptr) sample_.Add(static_cast<size_t>(list), first, rows);
   PartialAttention* state = &state_;
   const float* queries = queries_;
-  if (per_head_) {
+  if (choice_.per_query()) {
     state = &ThreadScratch().single;
     state->Reset(1, dim_);
     queries = queries_ + static_cast<int64_t>(list) * dim_;
   }
-  if (use_code_logits_) {
-    const int64_t n = end_ - begin_;
-    const int g = per_head_ ? 1 : num_queries_;
+  if (choice_.scored() && config_.policy->codes_only()) {
+    const int g = choice_.per_query() ? 1 : num_queries_;
     const int64_t count = static_cast<int64_t>(rows.size());
     std::vector<float>& logits = ThreadScratch().logits;
     logits.resize(static_cast<size_t>(g * count));
     for (int i = 0; i < g; ++i) {
-      const float* scores = scores_.data() + (per_head_ ? list : i) * n;
+      const float* scores = choice_.scores(choice_.per_query() ? list : i);
       for (int64_t r = 0; r < count; ++r) {
         logits[static_cast<size_t>(i * count + r)] =
-            scores[selected_[static_cast<size_t>(list)][first + static_cast<size_t>(r)]];
+            scores[choice_.lists()[static_cast<size_t>(list)][first + static_cast<size_t>(r)]];
       }
     }
     state->AddRowsWithLogits(format, rows, logits.data(), count);
   } else {
     AddToState(list, rows, first, queries, state);
   }
-  if (per_head_) state_.Merge(*state, 0, list);
+  if (choice_.per_query()) state_.Merge(*state, 0, list);
 }
 
 void HeadStep::AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
@@ -313,9 +237,9 @@ void HeadStep::AddToState(int list, std::span<const uint8_t* const> rows, size_t
   if (config_.selector != nullptr && config_.selector->adjusts_logits() && head_->finite()) {
     AddAdjusted(list, rows, first, queries, state);
   } else if (!far_queries_.empty()) {
-    const std::vector<int64_t>& tokens = selected_[static_cast<size_t>(list)];
+    const std::vector<int64_t>& tokens = choice_.lists()[static_cast<size_t>(list)];
     AddAtWindowEnd(
-        format, rows, [&](size_t i) { return begin_ + tokens[first + i]; },
+        format, rows, [&](size_t i) { return choice_.begin() + tokens[first + i]; },
         far_queries_.data() + (queries - queries_), state);
   } else {
     state->AddRows(format, rows, queries, scale_);
@@ -335,7 +259,8 @@ void HeadStep::AddAdjusted(int list, std::span<const uint8_t* const> rows, size_
   }
   for (int64_t i = 0; i < count; ++i) {
     const size_t place = first + static_cast<size_t>(i);
-    scratch.positions.push_back(begin_ + selected_[static_cast<size_t>(list)][place]);
+    scratch.positions.push_back(choice_.begin() +
+                                choice_.lists()[static_cast<size_t>(list)][place]);
   }
   config_.selector->AdjustLogits(kv_head_, list, scratch.positions, scratch.logits.data());
   state->AddRowsWithLogits(format, rows, scratch.logits.data(), count);
@@ -364,33 +289,34 @@ void HeadStep::AddAtWindowEnd(const RowFormat& format, std::span<const uint8_t* 
 // Of the candidates that were found, by their keys. The others count with their exact logits for
 // what is estimated of the rest.
 void HeadStep::KeepBest() {
-  const int64_t tokens = config_.budget.TokensFor(head_->tokens());
-  const int64_t n = end_ - begin_;
-  const int queries = per_head_ ? 1 : num_queries_;
+  const int64_t n = choice_.size();
+  const bool per_query = choice_.per_query();
   PartialAttention& single = ThreadScratch().single;
   std::vector<float>& left = ThreadScratch().logits;
-  std::vector<float> rest_lse(static_cast<size_t>(queries));
+  std::vector<float> rest_lse(per_query ? 1 : static_cast<size_t>(num_queries_));
   std::vector<int64_t> found;
-  for (size_t list = 0; list < selected_.size(); ++list) {
-    found = selected_[list];
-    const size_t first = per_head_ ? list : 0;  // its first query
+  for (size_t list = 0; list < choice_.lists().size(); ++list) {
+    found = choice_.lists()[list];
+    const int first = per_query ? static_cast<int>(list) : 0;  // its first query
     for (size_t i = 0; i < rest_lse.size(); ++i) {
-      if (!scored_all_) {
-        rest_lse[i] = unselected_lse_[first + i];
+      const int query = first + static_cast<int>(i);
+      if (!choice_.scored_all()) {
+        rest_lse[i] = choice_.unselected_lse(query);
         continue;
       }
-      float* scores = scores_.data() + static_cast<int64_t>(first + i) * n;
+      float* scores = choice_.scores(query);
       for (const int64_t t : found) scores[t] = -std::numeric_limits<float>::infinity();
       rest_lse[i] = static_cast<float>(LogSumExp(scores, n));
     }
-    if (per_head_) single.Reset(1, dim_);
-    ranking_.Keep(list, *config_.policy, tokens, rest_lse.data(), &selected_[list],
-                  per_head_ ? &single : &state_);
-    if (per_head_) state_.Merge(single, 0, static_cast<int>(list));
+    if (per_query) single.Reset(1, dim_);
+    ranking_.Keep(list, *config_.policy, choice_.tokens(), rest_lse.data(), &choice_.lists()[list],
+                  per_query ? &single : &state_);
+    if (per_query) state_.Merge(single, 0, first);
     for (size_t i = 0; i < rest_lse.size(); ++i) {
+      const int query = first + static_cast<int>(i);
       const float* exact = ranking_.logits(list).data() + i * found.size();
-      if (scored_all_) {
-        float* scores = scores_.data() + static_cast<int64_t>(first + i) * n;
+      if (choice_.scored_all()) {
+        float* scores = choice_.scores(query);
         for (size_t c = 0; c < found.size(); ++c) scores[found[c]] = exact[c];
         continue;
       }
@@ -398,73 +324,84 @@ void HeadStep::KeepBest() {
       for (const int64_t kept : ranking_.kept(list)) {
         left[static_cast<size_t>(kept)] = -std::numeric_limits<float>::infinity();
       }
-      unselected_lse_[first + i] =
+      choice_.unselected_lse(query) =
           static_cast<float>(LogAddExp(rest_lse[i], LogSumExp(left.data(), std::ssize(left))));
     }
   }
 }
 
 void HeadStep::AddTail(HeadStats* stats) {
-  std::vector<float>& mean = ThreadScratch().mean;
-  mean.resize(static_cast<size_t>(dim_));
-  const int64_t n = end_ - begin_;
-  if (!scored_all_ && config_.tail == TailMode::kEstimate) head_->MeanValue(mean.data());
   for (int g = 0; g < num_queries_; ++g) {
-    if (!scored_all_) {
-      const float left = unselected_lse_[static_cast<size_t>(g)];
-      stats->missed_mass += 1.0 / (1.0 + std::exp(double{state_.Lse(g)} - double{left}));
-      if (config_.tail == TailMode::kEstimate) state_.AddValue(g, left, mean.data());
+    if (choice_.scored_all()) {
+      AddScoredTail(g, stats);
       continue;
     }
-    float* weights = scores_.data() + g * n;
-    for (int64_t t : selected(g)) weights[t] = -std::numeric_limits<float>::infinity();
-    const float max = MaxOf(weights, n);
-    if (std::isinf(max)) continue;  // nothing is left over
-    const float sum = ExpInPlace(weights, n, max);
-    const double attended = state_.Lse(g);
-    stats->missed_mass += 1.0 / (1.0 + std::exp(attended - (max + std::log(double{sum}))));
+    const float left = choice_.unselected_lse(g);
+    stats->missed_mass += Share(left, state_.Lse(g));
     if (config_.tail == TailMode::kDrop) continue;
-    for (int64_t t = begin_; t < end_;) {
-      const int64_t block = t / kValueBlockTokens;
-      const int64_t stop = std::min(end_, (block + 1) * kValueBlockTokens);
-      const float weight = std::accumulate(weights + (t - begin_), weights + (stop - begin_), 0.0f);
-      const float share = 1.0f / static_cast<float>(head_->value_count(block));
-      for (int d = 0; d < dim_; ++d)
-        mean[static_cast<size_t>(d)] = share * head_->value_sum(block)[d];
-      if (weight > 0) state_.AddValue(g, max + std::log(weight), mean.data());
-      t = stop;
-    }
+    std::vector<float>& mean = ThreadScratch().mean;
+    mean.resize(static_cast<size_t>(dim_));
+    head_->MeanValue(mean.data());
+    state_.AddValue(g, left, mean.data());
+  }
+}
+
+// Every block of values with the mass of its tokens.
+void HeadStep::AddScoredTail(int g, HeadStats* stats) {
+  const int64_t begin = choice_.begin(), end = choice_.end();
+  float* weights = choice_.scores(g);
+  for (int64_t t : selected(g)) weights[t] = -std::numeric_limits<float>::infinity();
+  const float max = MaxOf(weights, choice_.size());
+  if (std::isinf(max)) return;  // nothing is left over
+  const float sum = ExpInPlace(weights, choice_.size(), max);
+  // The weights are of exp(score - max).
+  const float log_weight =
+      max + (correction_ == nullptr ? 0.0f : correction_->nats(g % correction_->group()));
+  stats->missed_mass += Share(log_weight + std::log(sum), state_.Lse(g));
+  if (config_.tail == TailMode::kDrop) return;
+  std::vector<float>& mean = ThreadScratch().mean;
+  mean.resize(static_cast<size_t>(dim_));
+  for (int64_t t = begin; t < end;) {
+    const int64_t block = t / kValueBlockTokens;
+    const int64_t stop = std::min(end, (block + 1) * kValueBlockTokens);
+    const float weight = std::accumulate(weights + (t - begin), weights + (stop - begin), 0.0f);
+    const float share = 1.0f / static_cast<float>(head_->value_count(block));
+    for (int d = 0; d < dim_; ++d)
+      mean[static_cast<size_t>(d)] = share * head_->value_sum(block)[d];
+    if (weight > 0) state_.AddValue(g, log_weight + std::log(weight), mean.data());
+    t = stop;
   }
 }
 
 void HeadStep::Finish(float* out, HeadStats* stats) {
   const RowBlock open = head_->open_page();
   std::vector<const uint8_t*>& rows = ThreadScratch().rows;
-  for (size_t list = 0; list < selected_.size(); ++list) {
+  for (size_t list = 0; list < choice_.lists().size(); ++list) {
     rows.clear();
-    for (size_t i = cursors_[list]; i < selected_[list].size(); ++i) {
-      const int64_t row = begin_ + selected_[list][i] - open.first;
+    for (size_t i = cursors_[list]; i < choice_.lists()[list].size(); ++i) {
+      const int64_t row = choice_.begin() + choice_.lists()[list][i] - open.first;
       rows.push_back(open.rows + static_cast<size_t>(row) * head_->page_shape().row_bytes());
     }
     AddSelected(static_cast<int>(list), rows, cursors_[list]);
   }
-  if (overfetch_ > 1) KeepBest();
+  if (choice_.overfetch() > 1) KeepBest();
   Record(stats);
-  if (index_ != nullptr) AddTail(stats);
+  if (correction_ != nullptr) sample_.Finish(correction_);
+  if (choice_.scored()) AddTail(stats);
   state_.Finish(out);
 }
 
 void HeadStep::Record(HeadStats* stats) const {
   ++stats->steps;
   double chosen = 0;
-  for (const auto& list : selected_) chosen += static_cast<double>(list.size());
-  chosen /= static_cast<double>(selected_.size());
-  const double candidates = static_cast<double>(end_ - begin_);
+  for (const auto& list : choice_.lists()) chosen += static_cast<double>(list.size());
+  chosen /= static_cast<double>(choice_.lists().size());
+  const double candidates = static_cast<double>(choice_.size());
   stats->always +=
       static_cast<double>(head_->tokens() - std::max(visible_, head_->paged_tokens())) +
       static_cast<double>(std::max<int64_t>(0, head_->sink_tokens() - visible_));
   stats->selected += chosen;
-  if (index_ == nullptr) return;
+  if (!choice_.scored()) return;
   stats->scored += candidates;
   stats->mass_steps += num_queries_;
   if (config_.tail == TailMode::kEstimate) stats->estimated += candidates - chosen;

@@ -19,37 +19,14 @@
 #include <vector>
 
 #include "attention/attention_stats.h"
+#include "attention/candidate_choice.h"
 #include "attention/exact_ranking.h"
+#include "attention/mass_correction.h"
 #include "attention/model/rope.h"
 #include "attention/partial_attention.h"
 #include "pqcache/cache/head_cache.h"
-#include "pqcache/policy/selection_policy.h"
 
 namespace pqcache::attention {
-
-enum class TailMode {
-  kDrop,  // unselected tokens are ignored
-  // They join with their code score as logit and the mean value of the tokens around them; of many
-  // candidates, which are not scored one by one, with their mass by the codes and one mean value.
-  kEstimate,
-};
-
-struct HeadStepConfig {
-  const SelectionPolicy* policy = nullptr;
-  SelectionBudget budget;
-  bool per_head = false;  // every query selects for itself, instead of all of them together
-  TailMode tail = TailMode::kDrop;
-  int64_t sliding_window = 0;  // of the model; 0: none
-  // Has chosen for this step, instead of the policy; null: the policy selects.
-  const LayerSelector* selector = nullptr;
-  const Rope* rope = nullptr;  // for a selector that changes distances
-};
-
-// Tokens that a step of the newest token may leave out: paged, no sinks, inside the sliding window.
-struct Candidates {
-  int64_t begin = 0, end = 0;
-};
-Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window);
 
 // queries [G, D] of the newest token as they were if the local window were as far away as it is
 // long from keys that are not rotated.
@@ -59,9 +36,10 @@ std::vector<float> AtWindowEnd(const Rope& rope, const HeadCache& head, int g,
 class HeadStep {
  public:
   // `head` must not change until Finish. queries: [N, G, D], read until Finish. N > 1 needs all of
-  // the tokens in the head's window, and a model without a sliding window.
+  // the tokens in the head's window, and a model without a sliding window. `correction` is of this
+  // layer and KV head, for a budget of mass by codes: used, and until Finish learnt from; or null.
   void Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
-             const float* queries);
+             const float* queries, MassCorrection* correction = nullptr);
 
   // Full pages with selected tokens that are to be read: ascending, unique.
   const std::vector<int64_t>& pages() const { return pages_; }
@@ -73,22 +51,19 @@ class HeadStep {
 
   // For judging the step: candidates are tokens [begin, end); selected positions are relative to
   // begin, one list for all queries, or one per query of [N, G] if each selects for itself.
-  int64_t candidates_begin() const { return begin_; }
-  int64_t candidates_end() const { return end_; }
-  const std::vector<int64_t>& selected(int g) const { return selected_[per_head_ ? g : 0]; }
+  int64_t candidates_begin() const { return choice_.begin(); }
+  int64_t candidates_end() const { return choice_.end(); }
+  const std::vector<int64_t>& selected(int g) const {
+    return choice_.lists()[choice_.per_query() ? static_cast<size_t>(g) : 0];
+  }
 
  private:
   void AddAlways();
   void AddNewest(int i, std::span<const uint8_t* const> rows);
-  void Select();
-  void TakeChosen();
-  bool CanSelectBest() const;
-  void SelectBest();
   void AddHeld();
   void CollectPages();
   void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first,
                    ExactRanking::Rows kind = ExactRanking::Rows::kStay);
-  int64_t TokensToFind() const;
   void KeepBest();
   void AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
                   const float* queries, PartialAttention* state);
@@ -98,29 +73,25 @@ class HeadStep {
                       const std::function<int64_t(size_t)>& position, const float* queries,
                       PartialAttention* state);
   void AddTail(HeadStats* stats);
+  void AddScoredTail(int g, HeadStats* stats);
   void Record(HeadStats* stats) const;
 
   HeadStepConfig config_;
   const HeadCache* head_ = nullptr;
-  const KeyIndex* index_ = nullptr;  // null: nothing is scored
   const float* queries_ = nullptr;
   std::vector<float> far_queries_;  // for keys that are not rotated; empty without such
   int kv_head_ = 0;
   int n_ = 0, num_queries_ = 0, dim_ = 0;  // N, N * G, D
   float scale_ = 0;
-  bool per_head_ = false, use_code_logits_ = false;
-  int64_t visible_ = 0;          // first token that the sliding window lets through
-  int64_t begin_ = 0, end_ = 0;  // candidates
-  std::vector<float> scores_;    // [num_queries, candidates]
-  std::vector<float> always_lse_;
-  std::vector<std::vector<int64_t>> selected_;  // [1], or [num_queries] if per head
-  std::vector<size_t> cursors_;                 // of each list: rows added so far
-  std::vector<int64_t> pages_;
+  int64_t visible_ = 0;  // first token that the sliding window lets through
   PartialAttention state_;
-  int64_t overfetch_ = 1;              // candidates that are found for one that is attended to
-  ExactRanking ranking_;               // of them, if more than one
-  bool scored_all_ = false;            // scores_ holds one for every candidate
-  std::vector<float> unselected_lse_;  // [num_queries], if not
+  std::vector<float> always_lse_;
+  CandidateChoice choice_;
+  std::vector<size_t> cursors_;  // of each list: rows added so far
+  std::vector<int64_t> pages_;
+  ExactRanking ranking_;  // of candidates, if more are found than attended to
+  MassCorrection* correction_ = nullptr;
+  MassSample sample_;  // with a correction
 };
 
 }  // namespace pqcache::attention

@@ -127,7 +127,8 @@ void AttentionFlags::Declare(Flags* flags) {
   flags->Count("--attn-top-k", &top_k, "select this many tokens");
   flags->Number("--attn-ratio", &ratio,
                 "select this share of the context (0.02 when no budget is given)");
-  flags->Number("--attn-mass", &mass, "select until this share of the mass is reached");
+  flags->Number("--attn-mass", &mass,
+                "select until this share of the mass is reached; one of the above is then the most");
   flags->Count("--dense-layers", &dense_layers, "first layers that attend exactly");
   flags->Text("--tail", &tail, "unselected tokens: drop or estimate");
   flags->Text("--gqa", &gqa, "query heads of a group select: shared or per-head");
@@ -152,9 +153,13 @@ Status AttentionFlags::Prepare() {
   const bool has_ratio = ratio != -1, has_mass = mass != -1, has_top_k = top_k != -1;
   if (has_ratio) PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-ratio", ratio));
   if (has_mass) PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-mass", mass));
-  if (has_top_k + has_ratio + has_mass > 1) {
+  if (has_top_k && has_ratio) {
+    return Status::InvalidArgument("--attn-top-k and --attn-ratio are given, expected one of them");
+  }
+  if (has_mass && (top_k == 0 || ratio == 0)) {
     return Status::InvalidArgument(
-        "more than one of --attn-top-k, --attn-ratio and --attn-mass is given, expected one");
+        "--attn-mass with a most of 0 tokens selects none, expected more, or neither --attn-top-k "
+        "nor --attn-ratio");
   }
   budget = {.tokens = has_top_k ? top_k : 0,
             .ratio = has_ratio               ? ratio

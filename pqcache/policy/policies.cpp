@@ -55,7 +55,7 @@ void PromptNeeds::Add(const PromptNeeds& other) {
 }
 
 int64_t SelectionBudget::TokensFor(int64_t context) const {
-  if (mass > 0) return -1;
+  if (mass > 0 && ratio == 0 && tokens == 0) return context;
   if (ratio > 0) return std::llround(ratio * static_cast<double>(context));
   return tokens;
 }

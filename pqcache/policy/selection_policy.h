@@ -42,13 +42,16 @@ struct PromptNeeds {
   void Add(const PromptNeeds& other);
 };
 
-// How many tokens to select: at most one of the three is set; none selects nothing.
+// How many tokens to select: so many, or a share of the context; neither selects nothing. With a
+// mass, they are the most that are selected, and neither means that any number may be.
 struct SelectionBudget {
-  int64_t tokens = 0;  // so many
-  double ratio = 0;    // this share of the context, rounded
-  double mass = 0;     // the smallest set that reaches this share of the estimated attention mass
+  int64_t tokens = 0;
+  double ratio = 0;  // of the context, rounded
+  // The smallest set that reaches this share of the estimated attention mass; of query heads that
+  // select together, on average.
+  double mass = 0;
 
-  // Tokens to select with `context` tokens so far; -1 when `mass` decides.
+  // Tokens to select with `context` tokens so far, with a mass at most.
   int64_t TokensFor(int64_t context) const;
 };
 
@@ -58,17 +61,18 @@ struct SelectionRequest {
   const float* scores = nullptr;      // [G, N] scaled logits; null for ScoreSource::kNone
   const float* always_lse = nullptr;  // [G] log-sum-exp of the logits that are attended anyway
   const float* rest_lse = nullptr;    // [G] of candidates that are not among the N; null: none are
-  int64_t tokens = 0;                 // tokens to select, or -1:
-  double mass = 0;                    // share of the mass to reach, over candidates and always
+  int64_t tokens = 0;                 // tokens to select
+  double mass = 0;                    // share of the mass to reach, over candidates and always;
+                                      // then `tokens` are the most, and
+  int64_t least = 0;                  // so many the fewest
 };
 
 // Reused between calls, so that a steady state allocates nothing. One per thread.
 struct SelectionScratch {
-  std::vector<float> combined;
+  std::vector<float> combined, weights;
   std::vector<int32_t> top_k;
   std::vector<int64_t> order;
   std::vector<double> totals;
-  std::vector<double> reached;
 };
 
 class SelectionPolicy {

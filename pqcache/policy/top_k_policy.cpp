@@ -1,8 +1,10 @@
 // The best k tokens by score, or the smallest set that reaches a share of the estimated mass.
 //
-// Query heads of a group select together: a token ranks by its largest share of any head's
-// attention, that is by the maximum over the heads of its score minus the head's log-sum-exp.
-// Shares do not depend on the scale of a head's logits, so no head crowds out the rest.
+// Query heads of a group select together: of a number of tokens, each ranks by its largest share of
+// any head's attention, that is by the maximum over the heads of its score minus the head's
+// log-sum-exp, so that no head goes without; for a share of the mass, which is one of all heads on
+// average, by its average share. Shares do not depend on the scale of a head's logits, so no head
+// crowds out the rest.
 
 #include <algorithm>
 #include <cmath>
@@ -46,34 +48,39 @@ void SelectCount(const SelectionRequest& r, SelectionScratch* scratch,
   SelectTopK(ranked, r.n, r.tokens, &scratch->top_k, positions);
 }
 
-// Takes tokens in descending order of their best share of any head's mass until every head's
-// estimated mass (always attended, and taken) reaches the goal.
+// Takes tokens in descending order of their share of the mass, on average over the heads, until
+// that of what is attended (always, and taken) reaches the goal, within the bounds of the request.
 void SelectMass(const SelectionRequest& r, SelectionScratch* scratch,
                 std::vector<int64_t>* positions) {
-  std::vector<double>& totals = scratch->totals;
-  totals.clear();
-  scratch->reached.clear();
+  std::vector<float>& shares = scratch->combined;  // summed over the heads
+  shares.assign(static_cast<size_t>(r.n), 0.0f);
+  double reached = 0;
   for (int i = 0; i < r.g; ++i) {
-    totals.push_back(LogAddExp(LogSumExp(r.scores + i * r.n, r.n), r.always_lse[i]));
-    scratch->reached.push_back(std::exp(r.always_lse[i] - totals.back()));
+    const float* scores = r.scores + i * r.n;
+    const double total = LogAddExp(LogSumExp(scores, r.n), r.always_lse[i]);
+    reached += std::exp(r.always_lse[i] - total);
+    scratch->weights.assign(scores, scores + r.n);
+    ExpInPlace(scratch->weights.data(), r.n, static_cast<float>(total));
+    AddScaled(1, scratch->weights.data(), r.n, shares.data());
   }
-  CombineGroup(r, totals, &scratch->combined);
-  const std::vector<float>& combined = scratch->combined;
-  scratch->order.resize(static_cast<size_t>(r.n));
-  std::iota(scratch->order.begin(), scratch->order.end(), 0);
-  std::sort(scratch->order.begin(), scratch->order.end(), [&](int64_t a, int64_t b) {
-    const float x = combined[static_cast<size_t>(a)];
-    const float y = combined[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
+  // A heap gives the best first and leaves the others, which are most of them, unsorted.
+  std::vector<int64_t>& heap = scratch->order;
+  heap.resize(static_cast<size_t>(r.n));
+  std::iota(heap.begin(), heap.end(), 0);
+  const auto behind = [&](int64_t a, int64_t b) {
+    const float x = shares[static_cast<size_t>(a)];
+    const float y = shares[static_cast<size_t>(b)];
+    return x != y ? x < y : a > b;
+  };
+  std::make_heap(heap.begin(), heap.end(), behind);
+  const int64_t most = std::min(r.tokens, r.n);
   positions->clear();
-  for (int64_t t : scratch->order) {
-    if (*std::min_element(scratch->reached.begin(), scratch->reached.end()) >= r.mass) break;
-    positions->push_back(t);
-    for (int i = 0; i < r.g; ++i) {
-      const auto head = static_cast<size_t>(i);
-      scratch->reached[head] += std::exp(double{r.scores[i * r.n + t]} - totals[head]);
-    }
+  while (std::ssize(*positions) < most) {
+    if (reached >= r.mass * r.g && std::ssize(*positions) >= r.least) break;
+    std::pop_heap(heap.begin(), heap.end(), behind);
+    positions->push_back(heap.back());
+    reached += shares[static_cast<size_t>(heap.back())];
+    heap.pop_back();
   }
   std::sort(positions->begin(), positions->end());
 }
@@ -89,10 +96,10 @@ class TopKPolicy : public SelectionPolicy {
   bool selects_best() const override { return true; }
   void Select(const SelectionRequest& request, SelectionScratch* scratch,
               std::vector<int64_t>* positions) const override {
-    if (request.tokens >= 0) {
-      SelectCount(request, scratch, positions);
-    } else {
+    if (request.mass > 0) {
       SelectMass(request, scratch, positions);
+    } else {
+      SelectCount(request, scratch, positions);
     }
   }
 

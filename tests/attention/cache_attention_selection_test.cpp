@@ -48,6 +48,8 @@ HeadStats ExpectOracle(const Layers& layers, const RigOptions& options, int64_t 
           ? s
           : testing::WithDecodedKeys(s, *options.codebooks, 0, split.begin, split.end);
   const Sequence& attended = options.policy == "pq:codes_only" ? scored : s;
+  // Codes are checked against exact logits of this many, under a budget of mass.
+  const size_t least = options.policy == "pq" ? 32 : 0;
   double selected = 0;
   for (int h = 0; h < s.kv_heads; ++h) {
     const StepOracle oracle{attended, scored, t, h, split};
@@ -55,7 +57,7 @@ HeadStats ExpectOracle(const Layers& layers, const RigOptions& options, int64_t 
       const std::vector<int> heads =
           options.attention.per_head ? std::vector<int>{g} : oracle.AllHeads();
       const std::vector<int64_t> chosen = budget.mass > 0
-                                              ? oracle.Reaching(heads, budget.mass)
+                                              ? oracle.Reaching(heads, budget.mass, least)
                                               : oracle.Best(heads, budget.TokensFor(t + 1));
       const std::vector<double> expected =
           options.attention.tail == TailMode::kDrop

@@ -87,20 +87,25 @@ struct StepOracle {
     return best;
   }
 
-  // The smallest set with which each of `heads` attends to `goal` of its mass.
-  std::vector<int64_t> Reaching(const std::vector<int>& heads, double goal) const {
-    std::vector<double> masses, reached;
+  // The smallest set, of `least` tokens or more, with which `heads` attend to `goal` of their mass
+  // on average.
+  std::vector<int64_t> Reaching(const std::vector<int>& heads, double goal,
+                                size_t least = 0) const {
+    std::vector<std::pair<double, int64_t>> shares;  // negative, so that the best comes first
+    for (int64_t i = split.begin; i < split.end; ++i) shares.emplace_back(0.0, i);
+    double reached = 0;
     for (const int g : heads) {
-      masses.push_back(AlwaysMass(g) + CandidateMass(g));
-      reached.push_back(AlwaysMass(g) / masses.back());
+      const double total = AlwaysMass(g) + CandidateMass(g);
+      reached += AlwaysMass(g) / total;
+      for (auto& [share, token] : shares) share -= std::exp(Logit(scored, g, token)) / total;
     }
+    std::sort(shares.begin(), shares.end());
     std::vector<int64_t> taken;
-    for (const int64_t token : Ranked(heads, masses)) {
-      if (*std::min_element(reached.begin(), reached.end()) >= goal) break;
+    for (const auto& [share, token] : shares) {
+      const bool enough = reached >= goal * static_cast<double>(heads.size());
+      if (enough && taken.size() >= least) break;
       taken.push_back(token);
-      for (size_t i = 0; i < heads.size(); ++i) {
-        reached[i] += std::exp(Logit(scored, heads[i], token)) / masses[i];
-      }
+      reached -= share;
     }
     std::sort(taken.begin(), taken.end());
     return taken;

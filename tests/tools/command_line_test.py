@@ -66,6 +66,8 @@ class CommandLine(unittest.TestCase):
                     "--policy", "exact", "-n", "many")
         self.expect(2, "expected one", "generate", "-m", MODEL, "-p", "x", "--policy", "exact",
                     "--attn-top-k", "5", "--attn-ratio", "0.5")
+        self.expect(2, "a most of 0 tokens", "generate", "-m", MODEL, "-p", "x", "--policy",
+                    "exact", "--attn-top-k", "0", "--attn-mass", "0.5")
         self.expect(2, "--device is 'cuda'", "generate", "-m", MODEL, "-p", "x", "--device", "cuda")
         self.expect(2, "expected --device cuda with it", "generate", "-m", MODEL, "-p", "x",
                     "--policy", "exact", "--gpu-kv", "1M")

@@ -23,6 +23,8 @@ using testing::ExpectError;
 using testing::RandomIntegers;
 using testing::RandomNormals;
 
+constexpr int64_t kAllTokens = int64_t{1} << 40;
+
 class PolicyConformance : public ::testing::TestWithParam<PolicyEntry> {
  protected:
   PolicyConformance() {
@@ -33,7 +35,7 @@ class PolicyConformance : public ::testing::TestWithParam<PolicyEntry> {
 
   bool reads_scores() const { return policy_->score_source() != ScoreSource::kNone; }
 
-  // scores: [G, N]; tokens, or -1 and a mass.
+  // scores: [G, N].
   std::vector<int64_t> Select(int g, const std::vector<float>& scores, int64_t tokens,
                               double mass = 0) {
     const std::vector<float> always(static_cast<size_t>(g), 0.0f);
@@ -70,7 +72,8 @@ TEST_P(PolicyConformance, PositionsAreAscendingUniqueAndInRange) {
           EXPECT_EQ(std::ssize(positions), std::min(tokens, n)) << "N " << n;
         }
       }
-      for (const double mass : {1e-9, 0.5, 0.99, 1.0}) expect_valid(Select(g, scores, -1, mass));
+      for (const double mass : {1e-9, 0.5, 0.99, 1.0})
+        expect_valid(Select(g, scores, kAllTokens, mass));
     }
   }
 }
@@ -89,7 +92,7 @@ TEST_P(PolicyConformance, BudgetsAtTheirEnds) {
       EXPECT_TRUE(least.empty());
     } else {
       EXPECT_EQ(most, least);  // position alone decides, not the budget
-      EXPECT_EQ(Select(g, scores, -1, 0.5), least);
+      EXPECT_EQ(Select(g, scores, kAllTokens, 0.5), least);
     }
     if (policy_->attends_all()) {
       EXPECT_EQ(least, all);
@@ -101,14 +104,14 @@ TEST_P(PolicyConformance, IsDeterministicAndForgetsThePastCall) {
   for (const int g : {1, 3}) {
     const std::vector<float> scores = RandomNormals(g * 300, 3);
     const std::vector<int64_t> by_count = Select(g, scores, 30);
-    const std::vector<int64_t> by_mass = Select(g, scores, -1, 0.7);
+    const std::vector<int64_t> by_mass = Select(g, scores, kAllTokens, 0.7);
     Select(5, RandomNormals(5 * 1000, 4), 100);
-    Select(2, RandomNormals(2 * 10, 5), -1, 0.3);
+    Select(2, RandomNormals(2 * 10, 5), kAllTokens, 0.3);
     EXPECT_EQ(Select(g, scores, 30), by_count);
-    EXPECT_EQ(Select(g, scores, -1, 0.7), by_mass);
+    EXPECT_EQ(Select(g, scores, kAllTokens, 0.7), by_mass);
     scratch_ = {};
     EXPECT_EQ(Select(g, scores, 30), by_count);
-    EXPECT_EQ(Select(g, scores, -1, 0.7), by_mass);
+    EXPECT_EQ(Select(g, scores, kAllTokens, 0.7), by_mass);
   }
 }
 
@@ -130,14 +133,14 @@ TEST_P(PolicyConformance, TiesGoToTheLowerPosition) {
       }
     };
     for (const int64_t tokens : {1, 20, 77, 150}) expect_lowest(Select(g, scores, tokens));
-    for (const double mass : {0.1, 0.5, 0.9}) expect_lowest(Select(g, scores, -1, mass));
+    for (const double mass : {0.1, 0.5, 0.9}) expect_lowest(Select(g, scores, kAllTokens, mass));
   }
 }
 
 TEST_P(PolicyConformance, NoCandidatesGiveNoPositions) {
   EXPECT_TRUE(Select(2, {}, 10).empty());
   EXPECT_TRUE(Select(2, {}, 0).empty());
-  EXPECT_TRUE(Select(2, {}, -1, 0.9).empty());
+  EXPECT_TRUE(Select(2, {}, kAllTokens, 0.9).empty());
 }
 
 TEST_P(PolicyConformance, RefusesUnknownParameters) {
@@ -174,7 +177,9 @@ TEST(SelectionBudget, TokensForAContext) {
   EXPECT_EQ((SelectionBudget{.ratio = 0.05}.TokensFor(1010)), 51);  // 50.5
   EXPECT_EQ((SelectionBudget{.ratio = 1}.TokensFor(int64_t{1} << 40)), int64_t{1} << 40);
   EXPECT_EQ((SelectionBudget{.ratio = 0.001}.TokensFor(10)), 0);
-  EXPECT_EQ((SelectionBudget{.mass = 0.9}.TokensFor(1000)), -1);
+  EXPECT_EQ((SelectionBudget{.mass = 0.9}.TokensFor(1000)), 1000);
+  EXPECT_EQ((SelectionBudget{.ratio = 0.05, .mass = 0.9}.TokensFor(1000)), 50);
+  EXPECT_EQ((SelectionBudget{.tokens = 7, .mass = 0.9}.TokensFor(1000)), 7);
   EXPECT_EQ(SelectionBudget{}.TokensFor(1000), 0);
 }
 

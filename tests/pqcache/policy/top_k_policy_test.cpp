@@ -20,11 +20,12 @@ using testing::ExpectError;
 using testing::RandomNormals;
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
+constexpr int64_t kAllTokens = int64_t{1} << 40;
 
 using Heads = std::vector<std::vector<float>>;  // [G][N]
 
 std::vector<int64_t> Select(const Heads& heads, int64_t tokens, double mass = 0,
-                            std::vector<float> always = {}) {
+                            std::vector<float> always = {}, int64_t least = 0) {
   if (always.empty()) always.assign(heads.size(), kNone);
   std::vector<float> scores;
   for (const auto& head : heads) scores.insert(scores.end(), head.begin(), head.end());
@@ -36,7 +37,8 @@ std::vector<int64_t> Select(const Heads& heads, int64_t tokens, double mass = 0,
                 .scores = scores.data(),
                 .always_lse = always.data(),
                 .tokens = tokens,
-                .mass = mass},
+                .mass = mass,
+                .least = least},
                &scratch, &positions);
   return positions;
 }
@@ -159,7 +161,7 @@ TEST(TopKPolicy, SurvivesScoresThatAreNotFinite) {
       EXPECT_EQ(std::ssize(Select(heads, tokens)), tokens);
       EXPECT_EQ(std::ssize(Select({heads[0]}, tokens)), tokens);
     }
-    EXPECT_LE(Select(heads, -1, 0.9).size(), 40u);
+    EXPECT_LE(Select(heads, kAllTokens, 0.9).size(), 40u);
   }
   EXPECT_EQ(Select({{nan, 1, nan, 2}}, 2), (std::vector<int64_t>{1, 3}));
   EXPECT_EQ(Select({{kNone, kNone, kNone}, {kNone, kNone, kNone}}, 2),
@@ -175,7 +177,7 @@ TEST(TopKPolicy, MassTakesTheSmallestSet) {
       const std::vector<double> shares = Shares(logits, always);
       const double attended = 1 - std::accumulate(shares.begin(), shares.end(), 0.0);
       for (const double mass : {0.1, 0.5, 0.9, 0.99}) {
-        const std::vector<int64_t> positions = Select({logits}, -1, mass, {always});
+        const std::vector<int64_t> positions = Select({logits}, kAllTokens, mass, {always});
         EXPECT_GE(attended + Mass(shares, positions), mass - 1e-6);
         for (uint32_t subset = 0; subset < (1u << n); ++subset) {
           if (std::popcount(subset) >= std::ssize(positions)) continue;
@@ -188,31 +190,65 @@ TEST(TopKPolicy, MassTakesTheSmallestSet) {
   }
 }
 
-TEST(TopKPolicy, EveryHeadReachesTheMass) {
-  const int64_t n = 500;
-  const Heads heads = RandomHeads({0.5f, 1, 3, 50}, n, 7);
-  const std::vector<float> always = {0, kNone, 5, 20};
-  for (const double mass : {0.2, 0.8, 0.95, 0.999}) {
-    const std::vector<int64_t> positions = Select(heads, -1, mass, always);
+// With several, brute force again: none with fewer tokens reaches the goal on average.
+TEST(TopKPolicy, HeadsThatSelectTogetherReachTheMassOnAverage) {
+  const int64_t n = 10;
+  for (uint64_t seed = 0; seed < 10; ++seed) {
+    const Heads heads = RandomHeads({0.5f, 1, 3}, n, seed);
+    const std::vector<float> always = {0, kNone, 1};
+    std::vector<double> shares(static_cast<size_t>(n), 0.0);
+    double attended = 3;
     for (size_t i = 0; i < heads.size(); ++i) {
-      const std::vector<double> shares = Shares(heads[i], always[i]);
-      const double attended = 1 - std::accumulate(shares.begin(), shares.end(), 0.0);
-      EXPECT_GE(attended + Mass(shares, positions), mass - 1e-6) << "head " << i;
+      const std::vector<double> of_head = Shares(heads[i], always[i]);
+      for (size_t t = 0; t < shares.size(); ++t) shares[t] += of_head[t];
+      attended -= std::accumulate(of_head.begin(), of_head.end(), 0.0);
     }
-    EXPECT_LT(std::ssize(positions), n);
+    for (const double mass : {0.2, 0.8, 0.95}) {
+      const std::vector<int64_t> positions = Select(heads, kAllTokens, mass, always);
+      EXPECT_GE(attended + Mass(shares, positions), 3 * mass - 1e-6);
+      EXPECT_LT(std::ssize(positions), n);
+      for (uint32_t subset = 0; subset < (1u << n); ++subset) {
+        if (std::popcount(subset) >= std::ssize(positions)) continue;
+        double reached = attended;
+        for (int64_t t = 0; t < n; ++t) reached += (subset >> t & 1) != 0 ? shares[t] : 0;
+        ASSERT_LT(reached, 3 * mass + 1e-6) << "seed " << seed << " subset " << subset;
+      }
+    }
   }
 }
 
 TEST(TopKPolicy, MassStopsAtOnceWhenTheAlwaysAttendedSuffice) {
   const std::vector<float> logits = RandomNormals(100, 8);
-  EXPECT_TRUE(Select({logits}, -1, 0.9, {20}).empty());
-  EXPECT_TRUE(Select({logits, logits}, -1, 0.9, {20, 20}).empty());
-  // One head that lacks its mass keeps the selection going.
-  EXPECT_FALSE(Select({logits, logits}, -1, 0.9, {20, 0}).empty());
+  EXPECT_TRUE(Select({logits}, kAllTokens, 0.9, {20}).empty());
+  EXPECT_TRUE(Select({logits, logits}, kAllTokens, 0.9, {20, 20}).empty());
+  // One head that lacks much keeps the selection going.
+  EXPECT_FALSE(Select({logits, logits}, kAllTokens, 0.9, {20, 0}).empty());
+}
+
+TEST(TopKPolicy, MassStaysWithinItsBounds) {
+  const Heads heads = RandomHeads({1, 2}, 300, 9);
+  const std::vector<int64_t> free = Select(heads, kAllTokens, 0.9);
+  ASSERT_GT(free.size(), 20u);
+  ASSERT_LT(free.size(), 250u);
+  const auto size = std::ssize(free);
+  // Of the same order: within more tokens lie all of fewer.
+  for (const int64_t tokens : {int64_t{0}, int64_t{1}, size / 2}) {
+    const std::vector<int64_t> most = Select(heads, tokens, 0.9);
+    EXPECT_EQ(std::ssize(most), tokens);
+    EXPECT_TRUE(std::ranges::includes(free, most));
+  }
+  EXPECT_EQ(Select(heads, size, 0.9), free);
+  EXPECT_EQ(Select(heads, kAllTokens, 0.9, {}, size), free);
+  const std::vector<int64_t> least = Select(heads, kAllTokens, 0.9, {}, size + 30);
+  EXPECT_EQ(std::ssize(least), size + 30);
+  EXPECT_TRUE(std::ranges::includes(least, free));
+  // What there is, and what may be taken, goes before what should be.
+  EXPECT_EQ(std::ssize(Select(heads, kAllTokens, 0.9, {}, 1000)), 300);
+  EXPECT_EQ(std::ssize(Select(heads, 5, 0.9, {}, 10)), 5);
 }
 
 TEST(TopKPolicy, AllTheMassTakesWhatMatters) {
-  const std::vector<int64_t> positions = Select({{0, -200, 1, -200}}, -1, 1.0);
+  const std::vector<int64_t> positions = Select({{0, -200, 1, -200}}, kAllTokens, 1.0);
   EXPECT_TRUE(std::ranges::includes(positions, std::vector<int64_t>{0, 2}));
 }
 

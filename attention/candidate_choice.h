@@ -1,0 +1,87 @@
+#pragma once
+
+// Which candidates one decode step of one KV head attends to, and how much of the attention mass
+// its scores leave to the others. Memory is kept between steps. One thread at a time.
+//
+// Alphabet: Q queries of the step (its tokens times the query heads that share the keys), N
+// candidates.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "attention/mass_correction.h"
+#include "attention/model/rope.h"
+#include "pqcache/cache/head_cache.h"
+#include "pqcache/policy/selection_policy.h"
+
+namespace pqcache::attention {
+
+enum class TailMode {
+  kDrop,  // unselected tokens are ignored
+  // They join with their code score as logit and the mean value of the tokens around them; of many
+  // candidates, which are not scored one by one, with their mass by the codes and one mean value.
+  kEstimate,
+};
+
+struct HeadStepConfig {
+  const SelectionPolicy* policy = nullptr;
+  SelectionBudget budget;
+  bool per_head = false;  // every query selects for itself, instead of all of them together
+  TailMode tail = TailMode::kDrop;
+  int64_t sliding_window = 0;  // of the model; 0: none
+  // Has chosen for this step, instead of the policy; null: the policy selects.
+  const LayerSelector* selector = nullptr;
+  const Rope* rope = nullptr;  // for a selector that changes distances
+};
+
+// Tokens that a step of the newest token may leave out: paged, no sinks, inside the sliding window.
+struct Candidates {
+  int64_t begin = 0, end = 0;
+};
+Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window);
+
+class CandidateChoice {
+ public:
+  // queries [Q, D]; always_lse [Q] of the logits that are attended anyway. `correction` is what
+  // earlier steps of the head learnt about its scores, for a budget of mass; null: nothing.
+  void Choose(const HeadStepConfig& config, const HeadCache& head, const float* queries,
+              std::span<const float> always_lse, const MassCorrection* correction);
+
+  int64_t begin() const { return candidates_.begin; }
+  int64_t end() const { return candidates_.end; }
+  int64_t size() const { return candidates_.end - candidates_.begin; }
+
+  // True: every query has a list of its own; false: one is for all.
+  bool per_query() const { return per_query_; }
+  // Ascending positions relative to begin(). Under a policy that over-fetches, more than are to be
+  // attended to: `tokens` of them, for the caller to keep.
+  std::vector<std::vector<int64_t>>& lists() { return lists_; }
+  const std::vector<std::vector<int64_t>>& lists() const { return lists_; }
+  int64_t overfetch() const { return overfetch_; }
+  int64_t tokens() const { return tokens_; }
+
+  // Scores come from an index; false: there are none, and nothing is known of the rest.
+  bool scored() const { return scored_; }
+  // True: scores(query) [N] are there for the caller to use and to change; false: only
+  // unselected_lse is, the log-sum-exp of the scores of what the query's list lacks.
+  bool scored_all() const { return scored_all_; }
+  float* scores(int query) { return scores_.data() + query * size(); }
+  float& unselected_lse(int query) { return unselected_lse_[static_cast<size_t>(query)]; }
+
+ private:
+  bool CanFindBest(const HeadStepConfig& config, const HeadCache& head,
+                   const KeyIndex* index) const;
+  void FindBest(const HeadCache& head, const float* queries, int q);
+  void TakeChosen(const HeadStepConfig& config, const HeadCache& head);
+
+  Candidates candidates_;
+  bool per_query_ = false, scored_ = false, scored_all_ = false;
+  int64_t overfetch_ = 1, tokens_ = 0;
+  std::vector<std::vector<int64_t>> lists_;  // [1], or [Q]
+  std::vector<float> scores_;                // [Q, N]
+  std::vector<float> unselected_lse_;        // [Q]
+  std::vector<float> always_lse_;            // [Q], as the scores see it
+};
+
+}  // namespace pqcache::attention

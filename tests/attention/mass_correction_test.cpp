@@ -1,0 +1,211 @@
+#include "attention/mass_correction.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "tests/support/attention_fixture.h"
+#include "tests/support/random_data.h"
+
+namespace pqcache::attention {
+namespace {
+
+using namespace pqcache::testing;
+
+TEST(MassCorrection, IsOfTheMassOfItsStepsTheNewestCountingMost) {
+  MassCorrection correction(2);
+  EXPECT_EQ(correction.nats(0), 0);
+  correction.Observe(0, 0.3, 0.2);
+  EXPECT_FLOAT_EQ(correction.nats(0), std::log(1.5f));
+  EXPECT_EQ(correction.nats(1), 0);
+  correction.Observe(0, 0.1, 0.4);
+  EXPECT_FLOAT_EQ(correction.nats(0), static_cast<float>(std::log(0.355 / 0.57)));
+  for (int i = 0; i < 200; ++i) correction.Observe(0, 0.5, 0.25);
+  EXPECT_FLOAT_EQ(correction.nats(0), std::log(2.0f));
+}
+
+// Random keys, and scores that differ from their logits.
+struct World {
+  int queries, dim = 16;
+  int64_t n = 90;
+  std::vector<float> keys, values, query, scores, always;
+  std::vector<uint8_t> rows;
+
+  explicit World(int q) : queries(q) {
+    keys = RandomNormals(n * dim, 1);
+    query = RandomNormals(queries * dim, 2, 2);
+    always = RandomNormals(queries, 3);
+    const std::vector<float> noise = RandomNormals(queries * n, 4, 0.7f);
+    for (int i = 0; i < queries; ++i) {
+      for (int64_t t = 0; t < n; ++t) {
+        scores.push_back(static_cast<float>(Logit(i, t)) + noise[static_cast<size_t>(i * n + t)] -
+                         0.3f * static_cast<float>(i));
+      }
+    }
+  }
+  double Logit(int q, int64_t t) const {
+    const float* key = keys.data() + t * dim;
+    return std::inner_product(key, key + dim, query.data() + q * dim, 0.0) / 4;
+  }
+  const float* Score(int q) const { return scores.data() + q * n; }
+  const uint8_t* Row(int64_t t) const {
+    return reinterpret_cast<const uint8_t*>(keys.data() + t * dim);
+  }
+
+  // Of the queries that share a list: the quarter of it with the smallest shares in all.
+  std::vector<int64_t> Last(const std::vector<int64_t>& list, int first, int count) const {
+    std::vector<std::pair<double, int64_t>> ranks;
+    for (const int64_t t : list) {
+      double shares = 0;
+      for (int q = first; q < first + count; ++q) {
+        double sum = std::exp(double{always[static_cast<size_t>(q)]});
+        for (const int64_t other : list) sum += std::exp(double{Score(q)[other]});
+        shares += std::exp(double{Score(q)[t]}) / sum;
+      }
+      ranks.emplace_back(shares, t);
+    }
+    std::sort(ranks.begin(), ranks.end());
+    std::vector<int64_t> last;
+    for (size_t i = 0; i < (ranks.size() + 3) / 4; ++i) last.push_back(ranks[i].second);
+    return last;
+  }
+  // What a query's sample tells, as shares of the mass that its scores know of.
+  void Observe(int q, const std::vector<int64_t>& list, const std::vector<int64_t>& sample,
+               MassCorrection* correction) const {
+    double known = std::exp(double{always[static_cast<size_t>(q)]}), exact = 0, coded = 0;
+    for (const int64_t t : list) known += std::exp(double{Score(q)[t]});
+    for (const int64_t t : sample) {
+      exact += std::exp(Logit(q, t));
+      coded += std::exp(double{Score(q)[t]});
+    }
+    correction->Observe(q % correction->group(), exact / known, coded / known);
+  }
+};
+
+std::vector<int64_t> EveryNth(int64_t step, int64_t n) {
+  std::vector<int64_t> list;
+  for (int64_t t = step / 2; t < n; t += step) list.push_back(t);
+  return list;
+}
+
+// Rows come in three parts, as pages do.
+void Sample(const World& w, const std::vector<std::vector<int64_t>>& lists,
+            MassCorrection* correction) {
+  MassSample sample;
+  sample.Begin({.queries = w.queries,
+                .query = w.query.data(),
+                .scale = 0.25f,
+                .format = {DType::kF32, w.dim, 0},
+                .scores = w.scores.data(),
+                .candidates = w.n,
+                .lists = lists,
+                .always_lse = w.always});
+  for (size_t part = 0; part < 3; ++part) {
+    for (size_t list = 0; list < lists.size(); ++list) {
+      const size_t first = lists[list].size() * part / 3;
+      const size_t end = lists[list].size() * (part + 1) / 3;
+      std::vector<const uint8_t*> rows;
+      for (size_t i = first; i < end; ++i) rows.push_back(w.Row(lists[list][i]));
+      sample.Add(list, first, rows);
+    }
+  }
+  sample.Finish(correction);
+}
+
+TEST(MassSample, OfAListForAllQueries) {
+  const World w(6);  // three tokens of two query heads
+  const std::vector<int64_t> list = EveryNth(2, w.n);
+  MassCorrection correction(2), expected(2);
+  Sample(w, {list}, &correction);
+  for (int q = 0; q < 6; ++q) w.Observe(q, list, w.Last(list, 0, 6), &expected);
+  for (int g = 0; g < 2; ++g) {
+    EXPECT_NEAR(correction.nats(g), expected.nats(g), 1e-4) << g;
+    EXPECT_GT(std::abs(expected.nats(g)), 0.05);
+  }
+}
+
+TEST(MassSample, OfAListForEachQuery) {
+  const World w(3);
+  const std::vector<std::vector<int64_t>> lists = {EveryNth(2, w.n), EveryNth(3, w.n), {7}};
+  MassCorrection correction(3), expected(3);
+  Sample(w, lists, &correction);
+  for (int q = 0; q < 3; ++q) {
+    const std::vector<int64_t>& list = lists[static_cast<size_t>(q)];
+    w.Observe(q, list, w.Last(list, q, 1), &expected);
+    EXPECT_NEAR(correction.nats(q), expected.nats(q), 1e-4) << q;
+  }
+}
+
+TEST(MassSample, OfNothingLearnsNothing) {
+  const World w(2);
+  MassCorrection correction(2);
+  Sample(w, {{}}, &correction);
+  Sample(w, {{}, {}}, &correction);
+  EXPECT_EQ(correction.nats(0), 0);
+  EXPECT_EQ(correction.nats(1), 0);
+}
+
+// Centroids become the means of the keys that they stand for, as training makes them.
+std::shared_ptr<const CodebookSet> WithMeans(const CodebookSet& from, const Sequence& s) {
+  auto set = std::make_shared<CodebookSet>(from);
+  HeadCodebook& head = set->heads[0];
+  const PqShape shape = head.shape();
+  std::vector<uint8_t> codes(static_cast<size_t>(s.tokens * shape.subspaces));
+  for (int round = 0; round < 8; ++round) {
+    head.Encode(0, s.tokens, s.keys.data(), codes.data());
+    std::vector<float> centroids(head.centroids().begin(), head.centroids().end());
+    for (int c = 0; c < shape.subspaces * shape.centroids(); ++c) {
+      const int sub = c / shape.centroids();
+      for (int d = 0; d < shape.sub_dim(); ++d) {
+        double sum = 0, count = 0;
+        for (int64_t t = 0; t < s.tokens; ++t) {
+          if (codes[static_cast<size_t>(t * shape.subspaces + sub)] != c % shape.centroids())
+            continue;
+          sum += s.key(t, 0)[sub * shape.sub_dim() + d];
+          ++count;
+        }
+        if (count > 0) {
+          centroids[static_cast<size_t>(c * shape.sub_dim() + d)] = static_cast<float>(sum / count);
+        }
+      }
+    }
+    head = HeadCodebook::Create({.shape = shape, .centroids = centroids}).value();
+  }
+  return set;
+}
+
+// Coarse codes hide some of the mass: a step that believes them attends to 0.60 here.
+TEST(MassCorrection, MakesABudgetOfMassHoldWithCoarseCodes) {
+  const int64_t tokens = 1000, decoded = 60, warm = 20;
+  for (const bool per_head : {true, false}) {
+    const std::vector<Sequence> layers = {RandomSequence(5, tokens, 2, 1, 16)};
+    RigOptions options = SmallSplit("pq", {.mass = 0.75});
+    options.cache.local_window = 350;
+    options.attention.per_head = per_head;
+    options.attention.shadow_every = 1;
+    options.codebooks = WithMeans(*RandomCodebooks(layers, "2x4", false), layers[0]);
+    Rig rig(&layers, options);
+    rig.Prefill(0, tokens - decoded);
+    double mass = 0, estimated = 0;
+    HeadStats before;
+    for (int64_t t = tokens - decoded; t < tokens; ++t) {
+      rig.Decode(t);
+      const HeadStats now = rig.stats().Total();
+      if (t >= tokens - decoded + warm) {
+        mass += now.mass - before.mass;
+        estimated += 1 - (now.missed_mass - before.missed_mass) / 2;
+      }
+      before = now;
+    }
+    mass /= static_cast<double>(decoded - warm);
+    estimated /= static_cast<double>(decoded - warm);
+    EXPECT_NEAR(mass, 0.75, 0.04) << per_head;
+    EXPECT_NEAR(estimated, mass, 0.04) << per_head;
+  }
+}
+
+}  // namespace
+}  // namespace pqcache::attention
