@@ -173,6 +173,13 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
     const std::string& policy) const {
   attention::CacheAttentionOptions options;
   PQCACHE_ASSIGN_OR_RETURN(options.policy, CreatePolicy(policy));
+  const bool meets_mass =
+      !options.policy->uses_budget() ||
+      (options.policy->score_source() != ScoreSource::kNone && options.policy->overfetch() == 1);
+  if (budget.mass > 0 && !meets_mass) {
+    return Status::InvalidArgument("policy " + policy +
+                                   " takes no --attn-mass, expected --attn-top-k or --attn-ratio");
+  }
   options.budget = budget;
   options.per_head = gqa == "per-head";
   const bool scores = options.policy->score_source() != ScoreSource::kNone;

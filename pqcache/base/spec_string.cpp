@@ -20,13 +20,16 @@ Status SpecString::CheckKnown(std::span<const std::string_view> known) const {
 Result<int64_t> SpecString::IntOr(const std::string& key, int64_t fallback) const {
   const auto it = args.find(key);
   if (it == args.end()) return fallback;
+  if (it->second.empty()) {
+    return Status::InvalidArgument(name + ":" + key + " has no value, expected a whole number");
+  }
   return ParseCount(it->second, name + ":" + key);
 }
 
 Result<bool> SpecString::BoolOr(const std::string& key, bool fallback) const {
   const auto it = args.find(key);
   if (it == args.end()) return fallback;
-  if (it->second == "true" || it->second == "1") return true;
+  if (it->second.empty() || it->second == "true" || it->second == "1") return true;
   if (it->second == "false" || it->second == "0") return false;
   return Status::InvalidArgument(name + ":" + key + " is '" + it->second +
                                  "', expected true or false");
@@ -81,8 +84,7 @@ Result<SpecString> ParseSpec(std::string_view text) {
       return Status::InvalidArgument("'" + std::string(text) +
                                      "' has an empty parameter, expected name:key=value,key=value");
     }
-    std::string value =
-        equals == std::string_view::npos ? "true" : std::string(item.substr(equals + 1));
+    std::string value(equals == std::string_view::npos ? "" : item.substr(equals + 1));
     if (!spec.args.emplace(key, std::move(value)).second) {
       return Status::InvalidArgument("'" + std::string(text) + "' gives '" + key + "' twice");
     }

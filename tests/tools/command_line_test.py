@@ -68,6 +68,12 @@ class CommandLine(unittest.TestCase):
                     "--attn-top-k", "5", "--attn-ratio", "0.5")
         self.expect(2, "a most of 0 tokens", "generate", "-m", MODEL, "-p", "x", "--policy",
                     "exact", "--attn-top-k", "0", "--attn-mass", "0.5")
+        self.expect(2, "takes no --attn-mass", "generate", "-m", MODEL, "-p", "x", "--policy",
+                    "pq:rerank=4", "--attn-mass", "0.5")
+        self.expect(2, "takes no --attn-mass", "generate", "-m", MODEL, "-p", "x", "--policy",
+                    "quest", "--attn-mass", "0.5")
+        self.expect(2, "pq:rerank has no value, expected a whole number", "generate", "-m", MODEL,
+                    "-p", "x", "--policy", "pq:rerank")
         self.expect(2, "--device is 'cuda'", "generate", "-m", MODEL, "-p", "x", "--device", "cuda")
         self.expect(2, "expected --device cuda with it", "generate", "-m", MODEL, "-p", "x",
                     "--policy", "exact", "--gpu-kv", "1M")
