@@ -3,9 +3,9 @@
 // they found, rank it (rank_found.cuh) and write the list; or they scan once more, if the threshold
 // that came from the sample was too high. They wait for each other, so all of them are launched
 // together.
-// Reads every code once, a page table entry for every 32 tokens and, with position means, 16 bytes
-// a pair of channels for every page, which all heads share; writes 16 bytes for each candidate that
-// is found (32 with more than four queries).
+// Reads every code once, a page table entry for every 32 tokens and, with position means, a score
+// of every page and query; writes 16 bytes for each candidate that is found (32 with more than four
+// queries).
 
 #include <cuda_runtime.h>
 
@@ -85,7 +85,6 @@ __device__ int ScanRuns(const WarpRuns& runs, int begin, int end, uint32_t table
                         Exponentials<kWords>* exponentials, Found<kWords>* found) {
   const int lane = threadIdx.x % 32;
   int count = 0;
-  uint32_t placed_02[kWords] = {}, placed_13[kWords] = {};
   for (int ahead = runs.first; ahead < runs.last; ahead += kRunsAhead) {
 #pragma unroll
     for (int i = 0; i < kRunsAhead; ++i) {
@@ -94,12 +93,7 @@ __device__ int ScanRuns(const WarpRuns& runs, int begin, int end, uint32_t table
       uint32_t sums_02[kWords], sums_13[kWords];
       SumEntries<kBits, kBytes, kWords>(table, codes[i], sums_02, sums_13);
       load(run + kRunsAhead, &codes[i]);
-      if (run % 2 == 0 || run == runs.first) place(run / 2, placed_02, placed_13);
-#pragma unroll
-      for (int j = 0; j < kWords; ++j) {
-        sums_02[j] += placed_02[j];
-        sums_13[j] += placed_13[j];
-      }
+      place(run, sums_02, sums_13);
       const int position = run * 32 + lane;
       const bool there = position >= begin && position < end;
       if (!again && there) exponentials->Add(sums_02, sums_13);
@@ -128,6 +122,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   // The table [M * K, words], then keys of ranks.
   extern __shared__ __align__(kTableAlignment) uint32_t table[];
   __shared__ RankShared s;
+  __shared__ PageSteps<kWords> placed[kWarps][32];
   const int list = blockIdx.y;
   const auto [head, sequence] = PlaceOfList(list, p.per_head ? p.group : 1, p.layer.kv_heads);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -171,12 +166,24 @@ __global__ void __launch_bounds__(kThreads, 2)
                    size_t(blockIdx.x) * kWarps * warp_room;
   uint32_t* keys = arrays.keys + of_list;
   uint32_t* shared_keys = table + entries * kWords;
-  const float* queries = p.queries + size_t(list) * ranks.queries * p.layer.dim;
-  const int kv_head = head;  // a binding cannot be captured
-  const auto place = [&](int page, uint32_t(&steps_02)[kWords], uint32_t(&steps_13)[kWords]) {
+  const float* page_scores = arrays.page_scores + size_t(list) * p.layer.max_pages * ranks.queries;
+  const auto place = [&](int run, uint32_t(&sums_02)[kWords], uint32_t(&sums_13)[kWords]) {
     if (p.codebooks.position_means == nullptr) return;
-    StepsOfPage<kWords>(p.codebooks, kv_head, p.layer.dim, page, queries, p.layer.dim,
-                        ranks.queries, p.scale, search.bound, search.step, steps_02, steps_13);
+    const int page = run / 2, nth = (page - runs.first / 2) % 32;
+    if (nth == 0 && (run % 2 == 0 || run == runs.first)) {  // 32 pages at a time, a lane each
+      __syncwarp();
+      if (page + lane < (runs.last + 1) / 2) {
+        const float* scores = page_scores + size_t(page + lane) * ranks.queries;
+        StepsOfPage<kWords>(scores, search.bound, ranks.queries, search.step, &placed[warp][lane]);
+      }
+      __syncwarp();
+    }
+    const PageSteps<kWords>& steps = placed[warp][nth];
+#pragma unroll
+    for (int j = 0; j < kWords; ++j) {
+      sums_02[j] += steps.of_02[j];
+      sums_13[j] += steps.of_13[j];
+    }
   };
   __syncthreads();
   for (bool again = false;; again = true) {

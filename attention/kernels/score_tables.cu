@@ -1,11 +1,13 @@
-// One block for each list, and one for each new token and KV head that is appended. That of a list
-// turns its queries, makes their tables of whole numbers (the same to the bit as
-// QuantisedTables::Set; with position means but for the rounding of their bounds), scores a sample
-// of the candidates in runs of 32 neighbours and takes from it the worth above which enough
-// candidates will be found. Reads the transform, the centroids twice (the second time from cache)
-// and the sampled codes.
+// One block for each list, one for each new token and KV head that is appended and, with position
+// means, some for each sequence that score its pages. That of a list turns its queries, makes their
+// tables of whole numbers (the same to the bit as QuantisedTables::Set; with position means but for
+// the rounding of their bounds), scores a sample of the candidates in runs of 32 neighbours and
+// takes from it the worth above which enough candidates will be found. Reads the transform, the
+// centroids twice (the second time from cache) and the sampled codes.
 
 #include <cuda_runtime.h>
+
+#include <algorithm>
 
 #include "attention/kernels/append_block.cuh"
 #include "attention/kernels/block_reduce.cuh"
@@ -42,6 +44,7 @@ struct Shared {
   int lowest[kWarps], highest[kWarps], ints[kWarps];
   int bins[kBins];
   int least;
+  MeanProducts products[kMaxQueries];  // with position means
 };
 
 __device__ unsigned Ordered(float x) {
@@ -261,14 +264,32 @@ __device__ void PlaceSample(const SelectTokensParams& p, int head, int queries, 
                             uint32_t (&placed_13)[kSampledTokens][kWords], Shared* s) {
   constexpr float kMore = 4;  // of a score; far less than what exponentials have room for
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  SetMeanProducts(p.codebooks, head, 1, queries, kDim, s->given[0], 128, s->products);
+  __syncthreads();
+  static_assert(kSampledTokens * kPageLanes <= 32, "all of them at the same time");
+  const int mine = min(lane / kPageLanes, kSampledTokens - 1);
+  const int page = many ? SampledToken(mine, begin, end) / kGpuPageTokens
+                        : begin / kGpuPageTokens + mine * kWarps + warp;
+  const bool there = page * kGpuPageTokens < end;
+  const PagePhases<kDim> phases(p.codebooks, there ? page : 0);
+  float scores[kWordQueries * kWords] = {};
+#pragma unroll
+  for (int q = 0; q < kWordQueries * kWords; ++q) {
+    if (q < queries) scores[q] = p.scale * phases.Score(s->products[q]);
+  }
+  PageSteps<kWords> steps;
+  StepsOfPage<kWords>(scores, s->bound, queries, s->step, &steps);
+  if (there && lane % kPageLanes == 0 && lane / kPageLanes < kSampledTokens) {
+    for (int q = 0; q < queries; ++q) {
+      atomicMax(&s->largest_steps[q], SumOf<kWords>(steps.of_02, steps.of_13, q));
+    }
+  }
+#pragma unroll
   for (int i = 0; i < kSampledTokens; ++i) {
-    const int page = many ? SampledToken(i, begin, end) / kGpuPageTokens
-                          : begin / kGpuPageTokens + i * kWarps + warp;
-    if (page * kGpuPageTokens >= end) break;
-    StepsOfPage<kWords>(p.codebooks, head, kDim, page, s->given[0], 128, queries, p.scale, s->bound,
-                        s->step, placed_02[i], placed_13[i]);
-    if (lane < queries) {
-      atomicMax(&s->largest_steps[lane], SumOf<kWords>(placed_02[i], placed_13[i], lane));
+#pragma unroll
+    for (int j = 0; j < kWords; ++j) {
+      placed_02[i][j] = __shfl_sync(~0u, steps.of_02[j], i * kPageLanes);
+      placed_13[i][j] = __shfl_sync(~0u, steps.of_13[j], i * kPageLanes);
     }
   }
   __syncthreads();
@@ -276,6 +297,33 @@ __device__ void PlaceSample(const SelectTokensParams& p, int head, int queries, 
   if (q < queries) {
     const int most = int(2 * s->bound[q] / s->step + 0.5f);
     s->largest_sum[q] += min(most, s->largest_steps[q] + int(kMore / s->step));
+  }
+}
+
+// What the places of pages add to the scores of all queries of a sequence: a part of its pages.
+template <int kDim>
+__device__ void ScorePages(const SelectTokensParams& p, const SearchArrays& arrays, int block,
+                           MeanProducts* products) {
+  const int sequence = block / arrays.page_blocks, heads = p.layer.kv_heads * p.group;
+  SetMeanProducts(p.codebooks, 0, p.layer.kv_heads, p.group, kDim,
+                  p.queries + size_t(sequence) * heads * kDim, kDim, products);
+  const int end = max(0, p.layer.tokens[sequence] - p.window.local_window);
+  const int pages = (end + kGpuPageTokens - 1) / kGpuPageTokens;
+  const int first = min(p.window.n_sink, end) / kGpuPageTokens;
+  constexpr int kAtOnce = kThreads / kPageLanes;
+  __syncthreads();
+  const int of_list = p.per_head ? 1 : p.group;
+  float* scores = arrays.page_scores + size_t(sequence) * heads * p.layer.max_pages;
+  for (int ahead = first + block % arrays.page_blocks * kAtOnce; ahead < pages;
+       ahead += arrays.page_blocks * kAtOnce) {
+    const int page = ahead + threadIdx.x / kPageLanes;
+    const PagePhases<kDim> phases(p.codebooks, min(page, pages - 1));
+    for (int q = 0; q < heads; ++q) {
+      const float score = p.scale * phases.Score(products[q]);
+      if (page >= pages || threadIdx.x % kPageLanes != q % kPageLanes) continue;
+      const int list = q / of_list;
+      scores[(size_t(list) * p.layer.max_pages + page) * of_list + q % of_list] = score;
+    }
   }
 }
 
@@ -287,6 +335,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ Shared s;
   extern __shared__ __align__(kTableAlignment) uint32_t table[];  // [M * K, words]
   const int list = blockIdx.x;
+  const int appended = int(gridDim.x) - arrays.page_blocks * p.layer.batch;
+  if (list >= appended) {
+    WaitForPrevious();
+    AllowNext();
+    ScorePages<kDim>(p, arrays, list - appended, reinterpret_cast<MeanProducts*>(table));
+    return;
+  }
   if (list >= arrays.lists) {
     const int i = list - arrays.lists;
     WaitForPrevious();
@@ -434,12 +489,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <typename Shape>
 Status Launch(const SelectTokensParams& p, const SearchArrays& arrays,
               const AppendTokensParams* append, GpuStream stream) {
-  constexpr size_t kTableBytes = size_t{4} * Shape::kWords * Shape::kEntries;
+  const int heads = p.layer.batch * p.layer.kv_heads;
+  const size_t products = arrays.page_blocks > 0 ? p.layer.kv_heads * p.group : 0;
+  const size_t shared =
+      std::max(size_t{4} * Shape::kWords * Shape::kEntries, products * sizeof(MeanProducts));
   auto* kernel = ScoreTablesKernel<Shape>;
-  PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, kTableBytes));
-  const int appended = append == nullptr ? 0 : p.layer.batch * p.layer.kv_heads;
-  return LaunchOverlapping("score tables", kernel,
-                           {dim3(arrays.lists + appended), kThreads, kTableBytes}, stream, p,
+  PQCACHE_RETURN_IF_ERROR(AllowSharedMemory(kernel, shared));
+  const int blocks =
+      arrays.lists + (append == nullptr ? 0 : heads) + arrays.page_blocks * p.layer.batch;
+  return LaunchOverlapping("score tables", kernel, {dim3(blocks), kThreads, shared}, stream, p,
                            arrays, append == nullptr ? AppendTokensParams{} : *append);
 }
 

@@ -45,11 +45,13 @@ struct SearchArrays {
   Search* searches;     // [lists]
   uint32_t* tables;     // [lists, M * K, words]
   int* found_counts;    // [lists, kMaxBlocks]
+  float* page_scores;   // [lists, P, queries] what the place of a page adds, with position means
   float* exponentials;  // [lists, kMaxBlocks, kMaxQueries] sums of a block
   float* shares;        // [lists, kMaxBlocks, kMaxQueries] of what a block has selected
   char* found;          // [lists, capacity] of Found
   uint32_t* keys;       // [lists, capacity] ranks, in order of position
   int lists, words, capacity, blocks;
+  int page_blocks;  // that share the page scores of a sequence; 0: there are none
 };
 
 __device__ inline int LowHalf(uint32_t pair) { return int(pair & 0xffff); }

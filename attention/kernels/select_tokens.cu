@@ -4,6 +4,7 @@
 
 #include "attention/kernels/gpu_shapes.h"
 #include "attention/kernels/launch.cuh"
+#include "attention/kernels/position_mean.cuh"
 #include "attention/kernels/rank_found.cuh"
 #include "attention/kernels/search_state.cuh"
 #include "attention/kernels/select_internal.h"
@@ -14,7 +15,7 @@ namespace {
 
 // Blocks of a scan wait for each other, so there are no more than run at the same time: two for
 // each multiprocessor if its shared memory suffices.
-size_t ScanBlocksOfGpu(size_t table_bytes) {
+size_t ScanBlocksOfGpu(size_t table_bytes, size_t words) {
   static const auto limits = [] {
     int device = 0, processors = 1, shared = 0;
     cudaGetDevice(&device);
@@ -23,7 +24,8 @@ size_t ScanBlocksOfGpu(size_t table_bytes) {
     return std::pair<size_t, size_t>(processors, shared);
   }();
   constexpr size_t kReserved = 1024;  // by the driver, of each block
-  const size_t block = table_bytes + kRankSharedBytes + sizeof(RankShared) + kReserved;
+  const size_t placed = kRankThreads * words * sizeof(PageSteps<1>);
+  const size_t block = table_bytes + kRankSharedBytes + sizeof(RankShared) + placed + kReserved;
   return limits.first * (2 * block <= limits.second ? 2 : 1);
 }
 
@@ -37,7 +39,7 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   const size_t capacity = size_t(p.layer.max_pages) * kGpuPageTokens + 32;
   const size_t entries = size_t(p.codebooks.subspaces) << p.codebooks.bits;
   const size_t blocks = std::clamp<size_t>(
-      ScanBlocksOfGpu(4 * entries * words) / std::max<size_t>(1, lists), 1, kMaxBlocks);
+      ScanBlocksOfGpu(4 * entries * words, words) / std::max<size_t>(1, lists), 1, kMaxBlocks);
   size_t bytes = 0;
   const auto place = [&](size_t n) {
     char* at = workspace + bytes;
@@ -48,6 +50,9 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   arrays->tables = reinterpret_cast<uint32_t*>(place(lists * entries * words * 4));
   const size_t of_blocks = lists * kMaxBlocks;
   arrays->found_counts = reinterpret_cast<int*>(place(of_blocks * 4));
+  const bool placed = p.codebooks.position_means != nullptr;
+  const size_t page_scores = placed ? lists * p.layer.max_pages * queries : 0;
+  arrays->page_scores = reinterpret_cast<float*>(place(page_scores * 4));
   arrays->exponentials = reinterpret_cast<float*>(place(of_blocks * kMaxQueries * 4));
   arrays->shares = reinterpret_cast<float*>(place(of_blocks * kMaxQueries * 4));
   const size_t found_bytes = words == 1 ? sizeof(Found<1>) : sizeof(Found<2>);
@@ -57,6 +62,10 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   arrays->words = int(words);
   arrays->capacity = int(capacity);
   arrays->blocks = int(blocks);
+  // Enough to have them in one go at a million tokens, beside the blocks of the lists.
+  constexpr int kPagesOfBlock = 128, kPageBlocks = 96;
+  const int most = std::max(1, kPageBlocks / p.layer.batch);
+  arrays->page_blocks = placed ? std::clamp(p.layer.max_pages / kPagesOfBlock, 1, most) : 0;
   return bytes;
 }
 
