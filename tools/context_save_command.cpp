@@ -97,6 +97,7 @@ class ContextSaveCommand : public Command {
     report.json = DescribeContext(manifest);
     report.json.Set("damaged", 0).Set("cached_tokens", cached).Set("prefill_ms", prefill_ms);
     report.json.Set("save_ms", start.milliseconds() - prefill_ms);
+    ReportFit(FitOf(session->cache()), &report.json);
     report.text = ContextLine(manifest);
     return report;
   }

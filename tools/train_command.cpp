@@ -111,6 +111,8 @@ class TrainCommand : public Command {
         const train::JudgeReport judged,
         train::JudgeCodebooks(set, held_out.held_out(), train::JudgeOptions(), model.pool.get()));
 
+    train::TakeResiduals(judged, &set);
+
     Report report = MakeReport(set, judged, collect_seconds, train_seconds);
     set.model = model.decoder->fingerprint();
     set.report = FileReport(set.report, judged).Dump();
@@ -281,6 +283,10 @@ class TrainCommand : public Command {
         judged.worst.mass_at_2pct);
     row("quantisation error, share of the keys' variance", judged.mean.relative_mse,
         judged.worst.relative_mse);
+    std::snprintf(line, sizeof(line), "  %-58s mean %6.2f     worst head %6.2f\n",
+                  "squared distance of keys to codes, over the training's",
+                  judged.mean.residual_growth, judged.worst.residual_growth);
+    report.text += line;
     return report;
   }
 

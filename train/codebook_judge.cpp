@@ -137,6 +137,7 @@ Result<HeadJudgement> JudgeHead(const HeadCodebook& codebook, const HeldOut& hel
 
   HeadJudgement judgement = JudgeQueries(exact, codes, held_out, queries, options);
   judgement.relative_mse = RelativeError(keys, decoded, dim);
+  judgement.residual_growth = codes.residuals().all;
   return judgement;
 }
 
@@ -199,10 +200,12 @@ void Summarize(JudgeReport* report) {
     report->mean.recall_in_400 += share * head.recall_in_400;
     report->mean.mass_at_2pct += share * head.mass_at_2pct;
     report->mean.relative_mse += share * head.relative_mse;
+    report->mean.residual_growth += share * head.residual_growth;
     report->worst.recall_at_100 = std::min(report->worst.recall_at_100, head.recall_at_100);
     report->worst.recall_in_400 = std::min(report->worst.recall_in_400, head.recall_in_400);
     report->worst.mass_at_2pct = std::min(report->worst.mass_at_2pct, head.mass_at_2pct);
     report->worst.relative_mse = std::max(report->worst.relative_mse, head.relative_mse);
+    report->worst.residual_growth = std::max(report->worst.residual_growth, head.residual_growth);
   }
 }
 
@@ -211,6 +214,7 @@ void SetFields(const HeadJudgement& judgement, Json* json) {
   json->Set("recall_in_400", judgement.recall_in_400);
   json->Set("mass_at_2pct", judgement.mass_at_2pct);
   json->Set("relative_mse", judgement.relative_mse);
+  json->Set("residual_growth", judgement.residual_growth);
 }
 
 }  // namespace
@@ -258,6 +262,15 @@ Json JudgeReport::ToJson() const {
   }
   json.Set("heads", std::move(heads_json));
   return json;
+}
+
+void TakeResiduals(const JudgeReport& judged, CodebookSet* set) {
+  PQCACHE_CHECK(judged.heads.size() == set->heads.size(), "a judgement of these codebooks");
+  for (size_t i = 0; i < set->heads.size(); ++i) {
+    HeadCodebook& head = set->heads[i];
+    const double growth = judged.heads[i].residual_growth;
+    if (growth > 0) head.set_residual(static_cast<float>(growth * double{head.residual()}));
+  }
 }
 
 }  // namespace pqcache::train

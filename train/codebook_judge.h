@@ -54,6 +54,9 @@ struct HeadJudgement {
   // Mean squared distance between the T keys and their decoded codes, over the keys' variance; 0
   // where the keys do not vary.
   double relative_mse = 0;
+  // Mean squared distance between these keys (but the first few) and their codes over that of the
+  // keys of the training: 1 or a little more if those were enough. 0 if the codebook does not say.
+  double residual_growth = 0;
 };
 
 struct JudgeReport {
@@ -74,5 +77,9 @@ struct JudgeReport {
 // to read.
 Result<JudgeReport> JudgeCodebooks(const CodebookSet& set, const HeldOut& held_out,
                                    const JudgeOptions& options, ThreadPool* pool);
+
+// Makes the residuals of the codebooks those of the held-out keys: that is what text like the
+// training's has, without being part of it.
+void TakeResiduals(const JudgeReport& judged, CodebookSet* set);
 
 }  // namespace pqcache::train

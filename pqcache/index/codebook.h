@@ -56,8 +56,9 @@ class HeadCodebook {
     std::vector<float> key_transform = {};    // A [D, D], or empty for the identity
     std::vector<float> query_transform = {};  // B [D, D], or empty for the identity
     PositionMean position_mean = {};          // of D channels, or empty
-    // Mean squared distance of the keys it was trained on to what their codes say, in the rotated
-    // space; 0: not known. Keys that lie much farther away are not what it was made for.
+    // Mean squared distance of keys like those it was trained on, better of none of them, to what
+    // their codes say, in the rotated space; 0: not known. Keys that lie much farther away are not
+    // what it was made for.
     float residual = 0;
   };
 
@@ -70,6 +71,8 @@ class HeadCodebook {
   std::span<const float> query_transform() const { return parts_.query_transform; }
   const PositionMean& position_mean() const { return parts_.position_mean; }
   float residual() const { return parts_.residual; }
+  // Finite and not negative.
+  void set_residual(float residual) { parts_.residual = residual; }
   // [M, K] half the squared lengths of the centroids.
   std::span<const float> half_norms() const { return half_norms_; }
 

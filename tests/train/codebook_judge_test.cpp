@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "pqcache/index/pq_index.h"
 #include "tests/support/status_matchers.h"
 #include "tests/train/synthetic.h"
 #include "train/codebook_trainer.h"
@@ -132,6 +133,32 @@ TEST(CodebookJudgeTest, MatchesTheDefinitions) {
       EXPECT_LT(judged.recall_at_100, 0.95);
     }
   }
+}
+
+// What lies as far from its codes as the held-out keys do is no stranger.
+TEST(CodebookJudgeTest, ResidualsAreTakenFromHeldOutKeys) {
+  CodebookSet set = Train(1, 2, 16, "4x8");  // 256 centroids for 600 keys
+  const HeldOut held_out = MakeHeldOut(1, 2, 1, 16, 900, 9);
+  ThreadPool pool(1);
+  const auto report = JudgeCodebooks(set, held_out, {.n_sink = 5, .window = 42}, &pool);
+  ASSERT_OK(report);
+  const std::vector<float> before = {set.heads[0].residual(), set.heads[1].residual()};
+  TakeResiduals(*report, &set);
+  for (size_t h = 0; h < 2; ++h) {
+    EXPECT_GT(report->heads[h].residual_growth, 1.3);
+    const int64_t first = PqIndex::kBlockTokens;  // those before do not count
+    double sum = 0;
+    for (int64_t t = first; t < 900; ++t) {
+      uint8_t code[4];
+      set.heads[h].Encode(t, 1, &held_out.layers[0].keys[(t * 2 + h) * 16], code, &sum);
+    }
+    EXPECT_NEAR(set.heads[h].residual(), sum / static_cast<double>(900 - first), 1e-4 * sum / 800);
+    EXPECT_NEAR(set.heads[h].residual() / before[h], report->heads[h].residual_growth, 1e-5);
+  }
+  const auto again = JudgeCodebooks(set, held_out, {.n_sink = 5, .window = 42}, &pool);
+  ASSERT_OK(again);
+  EXPECT_NEAR(again->mean.residual_growth, 1, 1e-5);
+  EXPECT_NEAR(again->worst.residual_growth, 1, 1e-5);
 }
 
 TEST(CodebookJudgeTest, FewerCandidatesThanAHundred) {

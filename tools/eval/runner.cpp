@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "attention/decoder/token_sampler.h"
+#include "pqcache/base/log.h"
+#include "pqcache/cache/codebook_fit.h"
 #include "storage/stores.h"
 #include "tools/stopwatch.h"
 
@@ -57,6 +59,13 @@ double EvalRunner::FlopsPerToken(double attended) const {
   return 2 * (static_cast<double>(s.layers) * layer + width * static_cast<double>(s.vocab));
 }
 
+void EvalRunner::WarnOfMisfit(const attention::Session& parent) {
+  const std::string misfit = DescribeMisfit(FitOf(parent.cache()));
+  if (misfit.empty() || warned_of_misfit_) return;
+  Log(LogLevel::kWarning, misfit);
+  warned_of_misfit_ = true;
+}
+
 void EvalRunner::AddStats(const attention::Session& session, const EvalPolicy& policy,
                           int64_t prompt, SampleResult* result) const {
   const attention::HeadStats total = session.stats().Total();
@@ -79,6 +88,7 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
   std::vector<float> logits;
   PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 1, &logits));
   const double prefill_ms = start.milliseconds();
+  WarnOfMisfit(*parent);
   const int64_t prompt = parent->tokens();
   for (const EvalPolicy* policy : policies) {
     SampleResult result;
@@ -201,6 +211,7 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
       PQCACHE_RETURN_IF_ERROR(
           parent->Prefill(window.first(window.size() - static_cast<size_t>(scored)), 1, &logits));
       prefill_ms = start.milliseconds();
+      WarnOfMisfit(*parent);
     }
     const int64_t prompt = parent->tokens();
     SampleResult result;

@@ -137,7 +137,7 @@ TEST_F(CodebookFitTest, AForkRemembers) {
 }
 
 TEST(CodebookFit, WarnsWhereTheyDoNotFit) {
-  EXPECT_EQ(DescribeMisfit({.mean = 1.49, .newest = 1.49, .worst = 9, .layer = 3, .kv_head = 1}),
+  EXPECT_EQ(DescribeMisfit({.mean = 1.29, .newest = 1.29, .worst = 9, .layer = 3, .kv_head = 1}),
             "");
   EXPECT_NE(DescribeMisfit({.mean = 1.1, .newest = 1.6, .worst = 9, .layer = 3, .kv_head = 1}), "");
   const std::string text =
