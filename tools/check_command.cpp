@@ -53,7 +53,7 @@ class CheckCommand : public Command {
     attention_.Declare(flags);
     flags->Text("--policy", &policy_, PolicyHelp());
     flags->Text("-f,--file", &file_, "text to run");
-    flags->Text("--task", &task_, "or a generated task: passkey, needle, kv_retrieval, copy");
+    flags->Text("--task", &task_, "or a generated task: " + TaskNames());
     flags->Text("--haystack", &haystack_, "filler of --task; default: noise sentences");
     flags->Count("--ctx", &ctx_, "tokens in all (0: the model's range, at most 16000)");
     flags->Count("--last", &last_, "tokens compared; the others are prefilled exactly");

@@ -96,11 +96,14 @@ Status HideFacts(const TaskRequest& r, std::vector<Fact> facts, EvalSample* samp
   return Status::Ok();
 }
 
+Status CheckOneQuestion(const TaskRequest& r, const std::string& task) {
+  if (r.turns == 1) return Status::Ok();
+  return Status::InvalidArgument("the " + task + " task has one question, and --turns is " +
+                                 std::to_string(r.turns));
+}
+
 Result<EvalSample> Passkey(const TaskRequest& r) {
-  if (r.turns > 1) {
-    return Status::InvalidArgument("the passkey task has one question, and --turns is " +
-                                   std::to_string(r.turns));
-  }
+  PQCACHE_RETURN_IF_ERROR(CheckOneQuestion(r, "passkey"));
   const std::string key = Digits(r.random, 5);
   EvalSample sample;
   PQCACHE_ASSIGN_OR_RETURN(sample.questions.emplace_back(),
@@ -111,36 +114,106 @@ Result<EvalSample> Passkey(const TaskRequest& r) {
   return sample;
 }
 
+constexpr std::string_view kWords[] = {"harbor",  "lantern", "violet", "granite",
+                                       "orchard", "whisper", "meadow", "copper"};
+constexpr uint64_t kNumWords = std::size(kWords);
+
+std::string Name(std::initializer_list<uint64_t> words) {
+  std::string name;
+  for (const uint64_t word : words) name += (name.empty() ? "" : "-") + std::string(kWords[word]);
+  return name;
+}
+
+std::string NeedleOf(const std::string& name, const std::string& number) {
+  return "\nOne of the special magic numbers for " + name + " is: " + number + ".\n";
+}
+
+Result<EvalQuestion> AskFor(const TaskRequest& r, const std::string& name,
+                            const std::string& number) {
+  const std::string subject =
+      "special magic number for " + name + " mentioned in the provided text";
+  return Question(r, "\nWhat is the " + subject + "? The " + subject + " is", " " + number);
+}
+
 Result<EvalSample> Needle(const TaskRequest& r) {
-  static constexpr std::string_view kWords[] = {"harbor",  "lantern", "violet", "granite",
-                                                "orchard", "whisper", "meadow", "copper"};
-  if (r.turns > static_cast<int>(std::size(kWords))) {
-    return Status::InvalidArgument("the needle task has at most " +
-                                   std::to_string(std::size(kWords)) + " questions, --turns is " +
-                                   std::to_string(r.turns));
+  if (r.turns > static_cast<int>(kNumWords)) {
+    return Status::InvalidArgument("the needle task has at most " + std::to_string(kNumWords) +
+                                   " questions, --turns is " + std::to_string(r.turns));
   }
   EvalSample sample;
   std::vector<Fact> facts;
-  const uint64_t first = r.random->Below(std::size(kWords));
+  const uint64_t first = r.random->Below(kNumWords);
   for (int turn = 0; turn < r.turns; ++turn) {
-    std::string key(kWords[(first + static_cast<uint64_t>(turn)) % std::size(kWords)]);
-    if (r.random->Below(2) == 1) {
-      key += "-" + std::string(kWords[r.random->Below(std::size(kWords))]);
-    }
+    const uint64_t word = (first + static_cast<uint64_t>(turn)) % kNumWords;
+    const std::string name =
+        r.random->Below(2) == 1 ? Name({word, r.random->Below(kNumWords)}) : Name({word});
     const std::string number = Digits(r.random, 7);
-    const std::string subject =
-        "special magic number for " + key + " mentioned in the provided text";
-    PQCACHE_ASSIGN_OR_RETURN(
-        sample.questions.emplace_back(),
-        Question(r, "\nWhat is the " + subject + "? The " + subject + " is", " " + number));
-    facts.push_back({"\nOne of the special magic numbers for " + key + " is: " + number + ".\n",
-                     DepthOf(r, turn)});
+    PQCACHE_ASSIGN_OR_RETURN(sample.questions.emplace_back(), AskFor(r, name, number));
+    facts.push_back({NeedleOf(name, number), DepthOf(r, turn)});
   }
   PQCACHE_RETURN_IF_ERROR(HideFacts(r, std::move(facts), &sample));
   return sample;
 }
 
-Result<EvalSample> KvRetrieval(const TaskRequest& r) {
+// Needles `others`, all over the context, and the one that is asked for.
+Result<EvalSample> HideAmong(const TaskRequest& r, const std::string& asked,
+                             const std::vector<std::string>& others) {
+  EvalSample sample;
+  const std::string number = Digits(r.random, 7);
+  PQCACHE_ASSIGN_OR_RETURN(sample.questions.emplace_back(), AskFor(r, asked, number));
+  std::vector<Fact> facts = {{NeedleOf(asked, number), r.depth}};
+  for (size_t i = 0; i < others.size(); ++i) {
+    const double depth = (static_cast<double>(i) + 0.5) / static_cast<double>(others.size());
+    facts.push_back({NeedleOf(others[i], Digits(r.random, 7)), depth});
+  }
+  PQCACHE_RETURN_IF_ERROR(HideFacts(r, std::move(facts), &sample));
+  return sample;
+}
+
+void Shuffle(std::vector<std::string>* names, Random* random) {
+  for (size_t i = names->size(); i > 1; --i) std::swap((*names)[i - 1], (*names)[random->Below(i)]);
+}
+
+// Every other name of one or two words that shares a word with the one asked for.
+Result<EvalSample> Lookalikes(const TaskRequest& r) {
+  PQCACHE_RETURN_IF_ERROR(CheckOneQuestion(r, "lookalikes"));
+  const uint64_t a = r.random->Below(kNumWords);
+  const uint64_t b = (a + 1 + r.random->Below(kNumWords - 1)) % kNumWords;
+  std::vector<std::string> others = {Name({a}), Name({b})};
+  for (uint64_t i = 0; i < kNumWords; ++i) {
+    for (uint64_t j = 0; j < kNumWords; ++j) {
+      const bool shares = i == a || i == b || j == a || j == b;
+      if (shares && !(i == a && j == b)) others.push_back(Name({i, j}));
+    }
+  }
+  Shuffle(&others, r.random);
+  return HideAmong(r, Name({a, b}), others);
+}
+
+// As many needles as the context holds, of names of three words.
+Result<EvalSample> ManyNeedles(const TaskRequest& r) {
+  PQCACHE_RETURN_IF_ERROR(CheckOneQuestion(r, "many_needles"));
+  std::vector<std::string> names;
+  for (uint64_t i = 0; i < kNumWords * kNumWords * kNumWords; ++i) {
+    names.push_back(Name({i / kNumWords / kNumWords, i / kNumWords % kNumWords, i % kNumWords}));
+  }
+  Shuffle(&names, r.random);
+  const std::string asked = names.back();
+  names.pop_back();
+  // Numbers differ in their tokens; a needle takes no more than this one and a few.
+  constexpr size_t kSpare = 4;
+  PQCACHE_ASSIGN_OR_RETURN(const Tokens needle,
+                           r.tokenizer->Encode(NeedleOf(asked, "8888888"), false));
+  PQCACHE_ASSIGN_OR_RETURN(const EvalQuestion question, AskFor(r, asked, "8888888"));
+  const size_t room =
+      static_cast<size_t>(r.ctx) - std::min(static_cast<size_t>(r.ctx), 2 * question.tokens.size());
+  names.resize(std::min(names.size(), room / (needle.size() + kSpare)));
+  return HideAmong(r, asked, names);
+}
+
+// Keys of the pairs that are not asked for come from `other_key`, given the last key asked for.
+Result<EvalSample> JsonObject(const TaskRequest& r,
+                              std::string (*other_key)(const std::string& asked, Random* random)) {
   const std::string opening =
       "Extract the value corresponding to the specified key in the JSON object below.\n\n{";
   const auto pair = [](const std::string& key, const std::string& value) {
@@ -148,8 +221,10 @@ Result<EvalSample> KvRetrieval(const TaskRequest& r) {
   };
   EvalSample sample;
   std::vector<std::string> pairs;
+  std::string asked;
   for (int turn = 0; turn < r.turns; ++turn) {
-    const std::string asked = Uuid(r.random), answer = Uuid(r.random);
+    asked = Uuid(r.random);
+    const std::string answer = Uuid(r.random);
     PQCACHE_ASSIGN_OR_RETURN(
         sample.questions.emplace_back(),
         Question(r, "\nKey: \"" + asked + "\"\nThe value associated with the specified key is:",
@@ -159,7 +234,10 @@ Result<EvalSample> KvRetrieval(const TaskRequest& r) {
   PQCACHE_ASSIGN_OR_RETURN(const Tokens frame, r.tokenizer->Encode(opening + "}\n", false));
   PQCACHE_ASSIGN_OR_RETURN(int64_t room, RoomFor(r, sample, frame.size()));
   for (size_t i = 0;; ++i) {
-    if (i == pairs.size()) pairs.push_back(pair(Uuid(r.random), Uuid(r.random)));
+    if (i == pairs.size()) {
+      const std::string value = Uuid(r.random);
+      pairs.push_back(pair(other_key(asked, r.random), value));
+    }
     PQCACHE_ASSIGN_OR_RETURN(const Tokens last, r.tokenizer->Encode(pairs[i] + ", ", false));
     room -= static_cast<int64_t>(last.size());
     if (room >= 0) continue;
@@ -173,14 +251,29 @@ Result<EvalSample> KvRetrieval(const TaskRequest& r) {
   }
   for (int turn = r.turns; turn-- > 0;) {
     const auto place = static_cast<size_t>(DepthOf(r, turn) * static_cast<double>(pairs.size()));
-    const auto asked = static_cast<size_t>(turn);
-    std::swap(pairs[asked], pairs[std::max(asked, std::min(place, pairs.size() - 1))]);
+    const auto of_turn = static_cast<size_t>(turn);
+    std::swap(pairs[of_turn], pairs[std::max(of_turn, std::min(place, pairs.size() - 1))]);
   }
   std::string text = opening;
   for (size_t i = 0; i < pairs.size(); ++i) text += (i > 0 ? ", " : "") + pairs[i];
   PQCACHE_ASSIGN_OR_RETURN(sample.context, r.tokenizer->Encode(text + "}\n", false));
   sample.depth = r.depth;
   return sample;
+}
+
+Result<EvalSample> KvRetrieval(const TaskRequest& r) {
+  return JsonObject(r, [](const std::string&, Random* random) { return Uuid(random); });
+}
+
+// Keys that begin like the one asked for, four groups of five.
+Result<EvalSample> KvLookalikes(const TaskRequest& r) {
+  PQCACHE_RETURN_IF_ERROR(CheckOneQuestion(r, "kv_lookalikes"));
+  return JsonObject(r, [](const std::string& asked, Random* random) {
+    const size_t own = asked.rfind('-') + 1;
+    std::string key = asked;
+    while (key == asked) key = asked.substr(0, own) + Uuid(random).substr(own);
+    return key;
+  });
 }
 
 // The filler itself is the fact: its tokens from some depth on are begun again and must be
@@ -216,6 +309,9 @@ constexpr TaskEntry kTasks[] = {
     {"passkey", "a five-digit key hidden in filler", Passkey},
     {"needle", "a seven-digit number for a named thing, hidden in filler", Needle},
     {"kv_retrieval", "the value of one key in a JSON object of UUIDs", KvRetrieval},
+    {"lookalikes", "a needle among all those whose names share a word with its own", Lookalikes},
+    {"many_needles", "a needle among as many as the context holds", ManyNeedles},
+    {"kv_lookalikes", "kv_retrieval among keys of which only the last group differs", KvLookalikes},
     {"copy", "continue a passage of the filler that is begun again", Copy},
 };
 
@@ -223,14 +319,20 @@ constexpr TaskEntry kTasks[] = {
 
 std::span<const TaskEntry> GeneratedTasks() { return kTasks; }
 
+std::string TaskNames() {
+  std::string names;
+  for (const TaskEntry& entry : kTasks) {
+    names += (names.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  return names;
+}
+
 Result<const TaskEntry*> FindTask(std::string_view name) {
-  std::string known;
   for (const TaskEntry& entry : kTasks) {
     if (entry.name == name) return &entry;
-    known += (known.empty() ? "" : ", ") + std::string(entry.name);
   }
   return Status::InvalidArgument("unknown task '" + std::string(name) +
-                                 "', expected one of: " + known);
+                                 "', expected one of: " + TaskNames());
 }
 
 Result<std::vector<int64_t>> LoadHaystack(const std::string& path, int64_t tokens,

@@ -34,6 +34,8 @@ struct TaskEntry {
 };
 
 std::span<const TaskEntry> GeneratedTasks();
+// Of all of them, separated by commas.
+std::string TaskNames();
 
 // The row of that name; the error lists the known ones.
 Result<const TaskEntry*> FindTask(std::string_view name);
