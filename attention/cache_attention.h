@@ -9,6 +9,7 @@
 #include "attention/attention_backend.h"
 #include "attention/attention_stats.h"
 #include "attention/head_step.h"
+#include "attention/mass_correction.h"
 #include "attention/model/rope.h"
 #include "attention/prompt_record.h"
 #include "pqcache/base/thread_pool.h"
@@ -49,6 +50,12 @@ class CacheAttention : public AttentionBackend {
 
   const AttentionStats& stats() const { return stats_; }
   KvCache* cache() const { return cache_; }
+  // What steps under a budget of mass learnt of the codes [layers, Hkv]: a sequence begins without,
+  // also one that continues a stored context; a fork goes on with its parent's.
+  const std::vector<MassCorrection>& corrections() const { return corrections_; }
+  void set_corrections(std::vector<MassCorrection> corrections) {
+    corrections_ = std::move(corrections);
+  }
   // What was recorded of the prompt; null if nothing was to be.
   const std::shared_ptr<PromptRecord>& record() const { return record_; }
   // Memory of the policy's own, the record included if it needs one.

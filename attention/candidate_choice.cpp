@@ -77,7 +77,7 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
     // The mass of the candidates is more by so much, or, which is the same, the other is less.
     const int group = correction->group();
     for (int i = 0; i < q; ++i) always_lse_[static_cast<size_t>(i)] -= correction->nats(i % group);
-    request.least = std::min(kLeastByMass, tokens_);
+    request.least = kLeastByMass;
   }
   for (size_t list = 0; list < lists_.size(); ++list) {
     request.scores = scored_ ? scores(static_cast<int>(list)) : nullptr;

@@ -9,7 +9,6 @@
 #include "pqcache/base/check.h"
 #include "pqcache/base/vector_math.h"
 #include "pqcache/cache/row_codec.h"
-#include "pqcache/index/best_codes.h"
 
 namespace pqcache::attention {
 namespace {
@@ -78,6 +77,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   choice_.Choose(config, head, queries, always_lse_, correction_);
   cursors_.assign(choice_.lists().size(), 0);
   if (correction_ != nullptr) {
+    PQCACHE_CHECK(choice_.scored_all(), "a budget of mass by codes scores every candidate");
     sample_.Begin({.queries = num_queries_,
                    .query = queries,
                    .scale = scale_,
@@ -331,6 +331,10 @@ void HeadStep::KeepBest() {
 }
 
 void HeadStep::AddTail(HeadStats* stats) {
+  std::vector<float>& mean = ThreadScratch().mean;
+  mean.resize(static_cast<size_t>(dim_));
+  const bool estimate = config_.tail == TailMode::kEstimate;
+  if (estimate && !choice_.scored_all()) head_->MeanValue(mean.data());
   for (int g = 0; g < num_queries_; ++g) {
     if (choice_.scored_all()) {
       AddScoredTail(g, stats);
@@ -338,11 +342,7 @@ void HeadStep::AddTail(HeadStats* stats) {
     }
     const float left = choice_.unselected_lse(g);
     stats->missed_mass += Share(left, state_.Lse(g));
-    if (config_.tail == TailMode::kDrop) continue;
-    std::vector<float>& mean = ThreadScratch().mean;
-    mean.resize(static_cast<size_t>(dim_));
-    head_->MeanValue(mean.data());
-    state_.AddValue(g, left, mean.data());
+    if (estimate) state_.AddValue(g, left, mean.data());
   }
 }
 
@@ -360,7 +360,6 @@ void HeadStep::AddScoredTail(int g, HeadStats* stats) {
   stats->missed_mass += Share(log_weight + std::log(sum), state_.Lse(g));
   if (config_.tail == TailMode::kDrop) return;
   std::vector<float>& mean = ThreadScratch().mean;
-  mean.resize(static_cast<size_t>(dim_));
   for (int64_t t = begin; t < end;) {
     const int64_t block = t / kValueBlockTokens;
     const int64_t stop = std::min(end, (block + 1) * kValueBlockTokens);

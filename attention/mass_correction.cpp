@@ -72,7 +72,9 @@ void MassSample::Add(size_t list, size_t first, std::span<const uint8_t* const> 
       const float* scores = step_.scores + query * step_.candidates;
       Sums& sums = sums_[static_cast<size_t>(query)];
       for (int64_t i = 0; i < count; ++i) {
-        sums.exact += std::exp(logits_[static_cast<size_t>(q * kRowBlock + i)] - sums.total);
+        // No token has more than all of the mass, however little the codes knew of it.
+        const double exact = logits_[static_cast<size_t>(q * kRowBlock + i)] - sums.total;
+        sums.exact += std::exp(std::min(exact, 0.0));
         sums.coded += std::exp(scores[candidates_[static_cast<size_t>(begin + i)]] - sums.total);
       }
     }
@@ -80,9 +82,13 @@ void MassSample::Add(size_t list, size_t first, std::span<const uint8_t* const> 
 }
 
 void MassSample::Finish(MassCorrection* correction) const {
-  for (int q = 0; q < step_.queries; ++q) {
-    const Sums& sums = sums_[static_cast<size_t>(q)];
-    if (sums.coded > 0) correction->Observe(q % correction->group(), sums.exact, sums.coded);
+  for (int g = 0; g < correction->group(); ++g) {
+    double exact = 0, coded = 0;
+    for (int q = g; q < step_.queries; q += correction->group()) {
+      exact += sums_[static_cast<size_t>(q)].exact;
+      coded += sums_[static_cast<size_t>(q)].coded;
+    }
+    if (coded > 0) correction->Observe(g, exact, coded);
   }
 }
 

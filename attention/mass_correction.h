@@ -23,8 +23,8 @@ class MassCorrection {
   int group() const { return static_cast<int>(masses_.size()); }  // G
   // What to add to the logarithm of a mass by codes, of query head g; 0 before the first step.
   float nats(int g) const;
-  // One step found tokens of this share of its mass, and of that by their codes. Each step counts
-  // 15 % less than the next.
+  // One step found tokens of this share of its mass, and of that by their codes, summed over its
+  // tokens. Each step counts 15 % less than the next.
   void Observe(int g, double exact, double coded);
 
  private:

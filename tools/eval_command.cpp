@@ -210,8 +210,9 @@ class EvalCommand : public Command {
                                        "there is one, or the policy tokens=N");
       }
       if (budgets.empty() || !options.policy->uses_budget()) {
-        const double ratio = chosen.uses_budget() ? options.budget.ratio : 0;
-        policies_.push_back({name, ratio > 0 ? ratio : -1, options});
+        const SelectionBudget& budget = options.budget;
+        const bool is_share = budget.ratio > 0 && budget.mass == 0;
+        policies_.push_back({name, is_share ? budget.ratio : -1, options});
         continue;
       }
       for (const double budget : budgets) {

@@ -62,7 +62,8 @@ void AddJudgement(const std::string& report_text, Finding* finding) {
   summary.Set("tokens", tokens.ok() ? *tokens : 0);
   finding->text += "  on text not trained on:";
   const char* separator = " ";
-  for (const char* name : {"recall_at_100", "recall_in_400", "mass_at_2pct", "relative_mse"}) {
+  for (const char* name :
+       {"recall_at_100", "recall_in_400", "mass_at_2pct", "relative_mse", "residual_growth"}) {
     Result<double> values[2] = {Status::NotFound(name), Status::NotFound(name)};
     for (int i = 0; i < 2; ++i) {
       if (const Json* group = judged->Find(i == 0 ? "mean" : "worst")) {

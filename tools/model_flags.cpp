@@ -128,7 +128,8 @@ void AttentionFlags::Declare(Flags* flags) {
   flags->Number("--attn-ratio", &ratio,
                 "select this share of the context (0.02 when no budget is given)");
   flags->Number("--attn-mass", &mass,
-                "select until this share of the mass is reached; one of the above is then the most");
+                "select until this share of the mass is reached (pq, flat); one of those above is "
+                "then the most");
   flags->Count("--dense-layers", &dense_layers, "first layers that attend exactly");
   flags->Text("--tail", &tail, "unselected tokens: drop or estimate");
   flags->Text("--gqa", &gqa, "query heads of a group select: shared or per-head");
@@ -174,13 +175,12 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
   attention::CacheAttentionOptions options;
   PQCACHE_ASSIGN_OR_RETURN(options.policy, CreatePolicy(policy));
   const bool meets_mass =
-      !options.policy->uses_budget() ||
-      (options.policy->score_source() != ScoreSource::kNone && options.policy->overfetch() == 1);
-  if (budget.mass > 0 && !meets_mass) {
+      options.policy->score_source() != ScoreSource::kNone && options.policy->overfetch() == 1;
+  if (budget.mass > 0 && options.policy->uses_budget() && !meets_mass) {
     return Status::InvalidArgument("policy " + policy +
                                    " takes no --attn-mass, expected --attn-top-k or --attn-ratio");
   }
-  options.budget = budget;
+  if (options.policy->uses_budget()) options.budget = budget;
   options.per_head = gqa == "per-head";
   const bool scores = options.policy->score_source() != ScoreSource::kNone;
   options.tail =

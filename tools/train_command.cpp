@@ -111,7 +111,7 @@ class TrainCommand : public Command {
         const train::JudgeReport judged,
         train::JudgeCodebooks(set, held_out.held_out(), train::JudgeOptions(), model.pool.get()));
 
-    train::TakeResiduals(judged, &set);
+    PQCACHE_RETURN_IF_ERROR(train::TakeResiduals(judged, &set));
 
     Report report = MakeReport(set, judged, collect_seconds, train_seconds);
     set.model = model.decoder->fingerprint();
@@ -260,7 +260,8 @@ class TrainCommand : public Command {
     report.json.Set("collect_seconds", collect_seconds).Set("train_seconds", train_seconds);
     report.json.Set("recall_at_100", std::move(recall)).Set("mass_at_2pct", std::move(mass));
     report.json.Set("recall_in_400", std::move(in_400));
-    report.json.Set("relative_mse", judged.mean.relative_mse).Set("file", output_);
+    report.json.Set("relative_mse", judged.mean.relative_mse);
+    report.json.Set("residual_growth", judged.mean.residual_growth).Set("file", output_);
     report.text = output_ + ": " + std::to_string(set.layers) + " layers x " +
                   std::to_string(set.kv_heads) + " KV heads, " + set.shape().Name() + " codes, " +
                   std::to_string(set.shape().bytes_per_key()) + " bytes a key, rotation " +

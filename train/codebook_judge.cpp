@@ -264,13 +264,16 @@ Json JudgeReport::ToJson() const {
   return json;
 }
 
-void TakeResiduals(const JudgeReport& judged, CodebookSet* set) {
+Status TakeResiduals(const JudgeReport& judged, CodebookSet* set) {
   PQCACHE_CHECK(judged.heads.size() == set->heads.size(), "a judgement of these codebooks");
   for (size_t i = 0; i < set->heads.size(); ++i) {
     HeadCodebook& head = set->heads[i];
     const double growth = judged.heads[i].residual_growth;
-    if (growth > 0) head.set_residual(static_cast<float>(growth * double{head.residual()}));
+    if (growth == 0) continue;
+    PQCACHE_ASSIGN_OR_RETURN(
+        head, head.WithResidual(static_cast<float>(growth * double{head.residual()})));
   }
+  return Status::Ok();
 }
 
 }  // namespace pqcache::train

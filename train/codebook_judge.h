@@ -80,6 +80,6 @@ Result<JudgeReport> JudgeCodebooks(const CodebookSet& set, const HeldOut& held_o
 
 // Makes the residuals of the codebooks those of the held-out keys: that is what text like the
 // training's has, without being part of it.
-void TakeResiduals(const JudgeReport& judged, CodebookSet* set);
+Status TakeResiduals(const JudgeReport& judged, CodebookSet* set);
 
 }  // namespace pqcache::train

@@ -109,6 +109,7 @@ Result<std::unique_ptr<Session>> Session::Fork(CacheAttentionOptions attention) 
   PQCACHE_ASSIGN_OR_RETURN(fork->attention_,
                            CacheAttention::Create(std::move(attention), fork->cache_.get(),
                                                   decoder_->pool(), attention_->record()));
+  fork->attention_->set_corrections(attention_->corrections());
   return fork;
 }
 

@@ -74,6 +74,7 @@ constexpr int kPageLanes = 8;
 template <int kDim>
 struct PagePhases {
   static constexpr int kOfLane = kDim / 2 / kPageLanes;
+  static_assert(kDim / 2 <= kMaxPairs, "a product for every pair");
   float2 x[kOfLane];  // cosine, sine
 
   __device__ PagePhases(const GpuCodebooks& c, int page) {

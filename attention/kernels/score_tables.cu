@@ -3,7 +3,8 @@
 // tables of whole numbers (the same to the bit as QuantisedTables::Set; with position means but for
 // the rounding of their bounds), scores a sample of the candidates in runs of 32 neighbours and
 // takes from it the worth above which enough candidates will be found. Reads the transform, the
-// centroids twice (the second time from cache) and the sampled codes.
+// centroids twice (the second time from cache), the sampled codes and, with position means, 16
+// bytes a pair of channels for every page; writes tables, thresholds and what pages add to scores.
 
 #include <cuda_runtime.h>
 
@@ -310,12 +311,12 @@ __device__ void ScorePages(const SelectTokensParams& p, const SearchArrays& arra
   const int end = max(0, p.layer.tokens[sequence] - p.window.local_window);
   const int pages = (end + kGpuPageTokens - 1) / kGpuPageTokens;
   const int first = min(p.window.n_sink, end) / kGpuPageTokens;
-  constexpr int kAtOnce = kThreads / kPageLanes;
+  static_assert(kPagesAtOnce == kThreads / kPageLanes, "eight lanes a page");
   __syncthreads();
   const int of_list = p.per_head ? 1 : p.group;
   float* scores = arrays.page_scores + size_t(sequence) * heads * p.layer.max_pages;
-  for (int ahead = first + block % arrays.page_blocks * kAtOnce; ahead < pages;
-       ahead += arrays.page_blocks * kAtOnce) {
+  for (int ahead = first + block % arrays.page_blocks * kPagesAtOnce; ahead < pages;
+       ahead += arrays.page_blocks * kPagesAtOnce) {
     const int page = ahead + threadIdx.x / kPageLanes;
     const PagePhases<kDim> phases(p.codebooks, min(page, pages - 1));
     for (int q = 0; q < heads; ++q) {

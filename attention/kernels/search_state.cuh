@@ -15,6 +15,7 @@ constexpr int kMaxQueries = kMaxGpuGroup;  // of a list
 constexpr int kMaxTableWords = kMaxQueries / kWordQueries;
 constexpr int kMaxOffset = 32767;  // table steps
 constexpr int kMaxBlocks = 32;     // that share a list
+constexpr int kPagesAtOnce = 128;  // whose scores a block of score_tables.cu makes
 
 // Of one list. A query's score of a sum is base + step * sum; what a page's place adds is in sums.
 struct Search {

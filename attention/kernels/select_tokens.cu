@@ -62,10 +62,11 @@ size_t Place(const SelectTokensParams& p, char* workspace, SearchArrays* arrays)
   arrays->words = int(words);
   arrays->capacity = int(capacity);
   arrays->blocks = int(blocks);
-  // Enough to have them in one go at a million tokens, beside the blocks of the lists.
-  constexpr int kPagesOfBlock = 128, kPageBlocks = 96;
+  // Not so many that those of the lists would have to wait.
+  constexpr int kPageBlocks = 96;
   const int most = std::max(1, kPageBlocks / p.layer.batch);
-  arrays->page_blocks = placed ? std::clamp(p.layer.max_pages / kPagesOfBlock, 1, most) : 0;
+  const int wanted = (p.layer.max_pages + kPagesAtOnce - 1) / kPagesAtOnce;
+  arrays->page_blocks = placed ? std::clamp(wanted, 1, most) : 0;
   return bytes;
 }
 

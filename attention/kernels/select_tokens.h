@@ -37,7 +37,8 @@ struct SelectTokensParams {
   float* unselected_lse = nullptr;  // [B, Hq] log-sum-exp of the scores of the others; may be null
 };
 
-// lists = B * Hkv, or B * Hq if per_head. Of the parameters only shapes are read, and whether there are position means.
+// lists = B * Hkv, or B * Hq if per_head. Of the parameters only shapes are read, and whether there
+// are position means.
 size_t SelectWorkspaceBytes(const SelectTokensParams& params);
 
 // InvalidArgument for shapes that the kernels do not have, naming those they do. With `append`

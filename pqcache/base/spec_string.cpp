@@ -20,8 +20,8 @@ Status SpecString::CheckKnown(std::span<const std::string_view> known) const {
 Result<int64_t> SpecString::IntOr(const std::string& key, int64_t fallback) const {
   const auto it = args.find(key);
   if (it == args.end()) return fallback;
-  if (it->second.empty()) {
-    return Status::InvalidArgument(name + ":" + key + " has no value, expected a whole number");
+  if (it->second == "true") {  // as a key without "=" has it
+    return Status::InvalidArgument(name + ":" + key + " has no number, expected a whole number");
   }
   return ParseCount(it->second, name + ":" + key);
 }
@@ -29,7 +29,7 @@ Result<int64_t> SpecString::IntOr(const std::string& key, int64_t fallback) cons
 Result<bool> SpecString::BoolOr(const std::string& key, bool fallback) const {
   const auto it = args.find(key);
   if (it == args.end()) return fallback;
-  if (it->second.empty() || it->second == "true" || it->second == "1") return true;
+  if (it->second == "true" || it->second == "1") return true;
   if (it->second == "false" || it->second == "0") return false;
   return Status::InvalidArgument(name + ":" + key + " is '" + it->second +
                                  "', expected true or false");
@@ -84,7 +84,8 @@ Result<SpecString> ParseSpec(std::string_view text) {
       return Status::InvalidArgument("'" + std::string(text) +
                                      "' has an empty parameter, expected name:key=value,key=value");
     }
-    std::string value(equals == std::string_view::npos ? "" : item.substr(equals + 1));
+    std::string value =
+        equals == std::string_view::npos ? "true" : std::string(item.substr(equals + 1));
     if (!spec.args.emplace(key, std::move(value)).second) {
       return Status::InvalidArgument("'" + std::string(text) + "' gives '" + key + "' twice");
     }

@@ -1,7 +1,7 @@
 #pragma once
 
 // The one notation for a choice from a registry: "name:key=value,key=value". A key without "="
-// has an empty value, which a yes-or-no parameter takes for yes.
+// has the value "true".
 
 #include <cstdint>
 #include <limits>
@@ -30,7 +30,7 @@ struct SpecString {
   // Place in `choices` of a word argument; the error lists them.
   Result<size_t> ChoiceOr(const std::string& key, std::span<const std::string_view> choices,
                           size_t fallback) const;
-  // "true"/"1" or no value, and "false"/"0".
+  // "true"/"1" and "false"/"0".
   Result<bool> BoolOr(const std::string& key, bool fallback) const;
   std::string StringOr(const std::string& key, std::string_view fallback) const;
 };

@@ -31,13 +31,13 @@ CodebookFit FitOf(const KvCache& cache) {
 std::string DescribeMisfit(const CodebookFit& fit) {
   if (fit.mean < kForeignKeys && fit.newest < kForeignKeys) return "";
   char text[400];
-  std::snprintf(text, sizeof(text),
-                "the codebooks do not fit this text: squared distances of its keys to their codes "
-                "are %.2f times those of the training (of the newest tokens %.2f, of layer %d KV "
-                "head %d %.2f), expected less than %.1f. Codes find less. Train on more text, on "
-                "text like this and of its length, or use --tail estimate, a larger budget or "
-                "pq:rerank",
-                fit.mean, fit.newest, fit.layer, fit.kv_head, fit.worst, kForeignKeys);
+  std::snprintf(
+      text, sizeof(text),
+      "the codebooks do not fit this text: squared distances of its keys to their codes "
+      "are %.2f times those of text like the training's (of the newest tokens %.2f, of "
+      "layer %d KV head %d %.2f), expected less than %.1f. Codes find less. Train on text "
+      "like this and of its length, or use --tail estimate, a larger budget or pq:rerank",
+      fit.mean, fit.newest, fit.layer, fit.kv_head, fit.worst, kForeignKeys);
   return text;
 }
 

@@ -20,9 +20,9 @@ struct CodebookFit {
 // Fewer tokens that were coded here say nothing.
 inline constexpr int64_t kFitTokens = 512;
 
-// From here on codes are of other text than the codebooks. Measured on a small model with codebooks
-// of 32,000 tokens that it wrote itself: essays 1.0, a novel 1.1, a few sentences over and over 1.1,
-// a list of random identifiers 1.4; with codebooks of a novel, such a list 1.7.
+// From here on codes are of other text than the codebooks. Measured on a small model with
+// codebooks of 32,000 tokens that it wrote itself: essays 1.0, a novel 1.1, a few sentences over
+// and over 1.1, a list of random identifiers 1.4; with codebooks of a novel, such a list 1.7.
 inline constexpr double kForeignKeys = 1.3;
 
 // Not known without codes, of codebooks that do not say, and where the cache has coded fewer than

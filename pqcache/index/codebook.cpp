@@ -108,6 +108,12 @@ Result<PqShape> PqShape::Parse(std::string_view text, int dim) {
   return shape;
 }
 
+Result<HeadCodebook> HeadCodebook::WithResidual(float residual) const {
+  Parts parts = parts_;
+  parts.residual = residual;
+  return Create(std::move(parts));
+}
+
 HeadCodebook::HeadCodebook(Parts parts) : parts_(std::move(parts)) {
   const PqShape& s = parts_.shape;
   const int k = s.centroids();

@@ -71,8 +71,8 @@ class HeadCodebook {
   std::span<const float> query_transform() const { return parts_.query_transform; }
   const PositionMean& position_mean() const { return parts_.position_mean; }
   float residual() const { return parts_.residual; }
-  // Finite and not negative.
-  void set_residual(float residual) { parts_.residual = residual; }
+  // The same codebook with another residual.
+  Result<HeadCodebook> WithResidual(float residual) const;
   // [M, K] half the squared lengths of the centroids.
   std::span<const float> half_norms() const { return half_norms_; }
 

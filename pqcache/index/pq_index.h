@@ -32,8 +32,8 @@ class PqIndex : public KeyIndex {
   void AppendPacked(int64_t n, const uint8_t* packed);
   void CopyPacked(int64_t begin, int64_t end, uint8_t* packed) const;
   int64_t size() const override { return size_; }
-  // Mean squared distances of keys to what their codes say, over that of the keys that the codebook
-  // was trained on: about 1 for text like theirs. Rows that came as codes do not count, nor does
+  // Mean squared distances of keys to what their codes say, over the codebook's residual: about 1
+  // for text like that of its training. Rows that came as codes do not count, nor does
   // the first block, where attention sinks lie far from everything.
   struct Residuals {
     int64_t rows = 0;   // that all of it is the mean of; 0: the rest means nothing

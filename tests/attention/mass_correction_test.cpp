@@ -9,6 +9,7 @@
 
 #include "tests/support/attention_fixture.h"
 #include "tests/support/random_data.h"
+#include "tests/support/selection_oracle.h"
 
 namespace pqcache::attention {
 namespace {
@@ -72,16 +73,19 @@ struct World {
     for (size_t i = 0; i < (ranks.size() + 3) / 4; ++i) last.push_back(ranks[i].second);
     return last;
   }
-  // What a query's sample tells, as shares of the mass that its scores know of.
-  void Observe(int q, const std::vector<int64_t>& list, const std::vector<int64_t>& sample,
-               MassCorrection* correction) const {
-    double known = std::exp(double{always[static_cast<size_t>(q)]}), exact = 0, coded = 0;
-    for (const int64_t t : list) known += std::exp(double{Score(q)[t]});
-    for (const int64_t t : sample) {
-      exact += std::exp(Logit(q, t));
-      coded += std::exp(double{Score(q)[t]});
+  // What the sample tells of some queries, as shares of the mass that their scores know of.
+  void Observe(const std::vector<int>& of_head, const std::vector<int64_t>& list,
+               const std::vector<int64_t>& sample, MassCorrection* correction) const {
+    double exact = 0, coded = 0;
+    for (const int q : of_head) {
+      double known = std::exp(double{always[static_cast<size_t>(q)]});
+      for (const int64_t t : list) known += std::exp(double{Score(q)[t]});
+      for (const int64_t t : sample) {
+        exact += std::min(1.0, std::exp(Logit(q, t)) / known);
+        coded += std::exp(double{Score(q)[t]}) / known;
+      }
     }
-    correction->Observe(q % correction->group(), exact / known, coded / known);
+    correction->Observe(of_head[0] % correction->group(), exact, coded);
   }
 };
 
@@ -119,8 +123,10 @@ TEST(MassSample, OfAListForAllQueries) {
   const World w(6);  // three tokens of two query heads
   const std::vector<int64_t> list = EveryNth(2, w.n);
   MassCorrection correction(2), expected(2);
-  Sample(w, {list}, &correction);
-  for (int q = 0; q < 6; ++q) w.Observe(q, list, w.Last(list, 0, 6), &expected);
+  for (int step = 0; step < 2; ++step) {
+    Sample(w, {list}, &correction);
+    for (const int g : {0, 1}) w.Observe({g, g + 2, g + 4}, list, w.Last(list, 0, 6), &expected);
+  }
   for (int g = 0; g < 2; ++g) {
     EXPECT_NEAR(correction.nats(g), expected.nats(g), 1e-4) << g;
     EXPECT_GT(std::abs(expected.nats(g)), 0.05);
@@ -134,9 +140,19 @@ TEST(MassSample, OfAListForEachQuery) {
   Sample(w, lists, &correction);
   for (int q = 0; q < 3; ++q) {
     const std::vector<int64_t>& list = lists[static_cast<size_t>(q)];
-    w.Observe(q, list, w.Last(list, q, 1), &expected);
+    w.Observe({q}, list, w.Last(list, q, 1), &expected);
     EXPECT_NEAR(correction.nats(q), expected.nats(q), 1e-4) << q;
   }
+}
+
+// However far a key lies above what its code says.
+TEST(MassSample, NoTokenHasMoreThanAllOfTheMass) {
+  World w(1);
+  for (int d = 0; d < w.dim; ++d) w.keys[static_cast<size_t>(7 * w.dim + d)] = 500 * w.query[d];
+  MassCorrection correction(1);
+  Sample(w, {{7}}, &correction);
+  const double known = std::exp(double{w.always[0]}) + std::exp(double{w.Score(0)[7]});
+  EXPECT_NEAR(correction.nats(0), std::log(known) - w.Score(0)[7], 1e-4);
 }
 
 TEST(MassSample, OfNothingLearnsNothing) {
@@ -205,6 +221,93 @@ TEST(MassCorrection, MakesABudgetOfMassHoldWithCoarseCodes) {
     EXPECT_NEAR(mass, 0.75, 0.04) << per_head;
     EXPECT_NEAR(estimated, mass, 0.04) << per_head;
   }
+}
+
+// A cache with coarse codes, decoding under a budget of mass.
+struct CoarseRig {
+  std::vector<Sequence> layers = {RandomSequence(6, 1000, 2, 1, 16)};
+  RigOptions options;
+  std::unique_ptr<Rig> rig;
+
+  CoarseRig(SelectionBudget budget, TailMode tail) : options(SmallSplit("pq", budget)) {
+    options.cache.local_window = 350;
+    options.attention.tail = tail;
+    options.codebooks = WithMeans(*RandomCodebooks(layers, "2x4", false), layers[0]);
+    rig = std::make_unique<Rig>(&layers, options);
+    rig->Prefill(0, 940);
+  }
+  float nats(int g) const { return rig->attention().corrections()[0].nats(g); }
+  Sequence Scored(const Split& split) const {
+    return WithDecodedKeys(layers[0], *options.codebooks, 0, split.begin, split.end);
+  }
+};
+
+// Tokens of a step, each by what is known of its query head.
+TEST(MassCorrection, CorrectsStepsOfSeveralTokens) {
+  CoarseRig coarse({.mass = 0.75}, TailMode::kDrop);
+  for (int64_t t = 940; t < 960; ++t) coarse.rig->Decode(t);
+  const double nats[2] = {coarse.nats(0), coarse.nats(1)};
+  EXPECT_GT(std::abs(nats[0] - nats[1]), 0.02);
+  const double before = coarse.rig->stats().Total().selected;
+  coarse.rig->DecodeTogether(960, 964);
+  const Split split = coarse.rig->SplitAt(963);
+  const Sequence scored = coarse.Scored(split);
+  std::vector<double> shares(static_cast<size_t>(split.end - split.begin), 0.0);
+  double reached = 0;
+  for (int64_t t = 960; t < 964; ++t) {
+    const StepOracle oracle{coarse.layers[0], scored, t, 0, split};
+    for (int g = 0; g < 2; ++g) {
+      const double always = oracle.AlwaysMass(g) * std::exp(-nats[g]);
+      const double total = always + oracle.CandidateMass(g);
+      reached += always / total / 8;
+      for (int64_t i = split.begin; i < split.end; ++i) {
+        shares[static_cast<size_t>(i - split.begin)] +=
+            std::exp(oracle.Logit(scored, g, i)) / total / 8;
+      }
+    }
+  }
+  std::sort(shares.rbegin(), shares.rend());
+  size_t expected = 0;
+  for (; reached < 0.75; ++expected) reached += shares[expected];
+  EXPECT_GT(expected, 40u);
+  EXPECT_NEAR(coarse.rig->stats().Total().selected - before, static_cast<double>(expected), 1);
+}
+
+// What is left joins with its corrected mass.
+TEST(MassCorrection, CorrectsTheTail) {
+  CoarseRig coarse({.mass = 0.75}, TailMode::kEstimate);
+  const std::vector<float> out = coarse.rig->Decode(940);
+  const Split split = coarse.rig->SplitAt(940);
+  const Sequence scored = coarse.Scored(split);
+  const StepOracle oracle{coarse.layers[0], scored, 940, 0, split};
+  const std::vector<int64_t> chosen = oracle.Reaching({0, 1}, 0.75, 32);
+  for (int g = 0; g < 2; ++g) {
+    const std::vector<double> with_tail =
+        oracle.AttendWithTail(g, chosen, coarse.options.cache.n_sink, kValueBlockTokens);
+    std::vector<double> expected = oracle.Attend(g, chosen);
+    const auto [attended, left] = oracle.MassesOf(g, chosen);
+    const double factor = std::exp(double{coarse.nats(g)});
+    EXPECT_GT(std::abs(factor - 1), 0.05);
+    for (size_t d = 0; d < expected.size(); ++d) {
+      const double of_tail = with_tail[d] * (attended + left) - expected[d] * attended;
+      expected[d] = (expected[d] * attended + factor * of_tail) / (attended + factor * left);
+    }
+    const std::span<const float> found(out.data() + g * 16, 16);
+    EXPECT_LT(MaxDifference(found, expected), 1e-4) << g;
+    EXPECT_GT(MaxDifference(found, with_tail), 1e-3) << g;
+  }
+}
+
+TEST(MassCorrection, NumbersBesideAMassAreItsMost) {
+  for (const int64_t tokens : {5, 40}) {
+    CoarseRig coarse({.tokens = tokens, .mass = 0.99}, TailMode::kDrop);
+    coarse.rig->Decode(940);
+    EXPECT_EQ(coarse.rig->stats().Total().selected, static_cast<double>(tokens));
+  }
+  // The least that codes are checked by.
+  CoarseRig easy({.mass = 0.01}, TailMode::kDrop);
+  easy.rig->Decode(940);
+  EXPECT_EQ(easy.rig->stats().Total().selected, 32);
 }
 
 }  // namespace

@@ -72,7 +72,7 @@ class CommandLine(unittest.TestCase):
                     "pq:rerank=4", "--attn-mass", "0.5")
         self.expect(2, "takes no --attn-mass", "generate", "-m", MODEL, "-p", "x", "--policy",
                     "quest", "--attn-mass", "0.5")
-        self.expect(2, "pq:rerank has no value, expected a whole number", "generate", "-m", MODEL,
+        self.expect(2, "pq:rerank has no number, expected a whole number", "generate", "-m", MODEL,
                     "-p", "x", "--policy", "pq:rerank")
         self.expect(2, "--device is 'cuda'", "generate", "-m", MODEL, "-p", "x", "--device", "cuda")
         self.expect(2, "expected --device cuda with it", "generate", "-m", MODEL, "-p", "x",
@@ -132,7 +132,7 @@ class CommandLine(unittest.TestCase):
             done = self.expect(0, "", "generate", "-m", MODEL, "--codebooks", codebooks, "-p", text,
                                "-n", "1", "--local-window", "32", "--json")
             fit = json.loads(done.stdout)["codebook_fit"]
-            self.assertEqual(fit["mean"] > 1.5, foreign, fit)
+            self.assertEqual(fit["mean"] > 1.3, foreign, fit)
             warned = "codebooks do not fit this text" in done.stderr.decode()
             self.assertEqual(warned, foreign, fit)
         short = self.generate("--codebooks", codebooks, "-p", "Too short to tell.")

@@ -143,7 +143,7 @@ TEST(CodebookJudgeTest, ResidualsAreTakenFromHeldOutKeys) {
   const auto report = JudgeCodebooks(set, held_out, {.n_sink = 5, .window = 42}, &pool);
   ASSERT_OK(report);
   const std::vector<float> before = {set.heads[0].residual(), set.heads[1].residual()};
-  TakeResiduals(*report, &set);
+  EXPECT_OK(TakeResiduals(*report, &set));
   for (size_t h = 0; h < 2; ++h) {
     EXPECT_GT(report->heads[h].residual_growth, 1.3);
     const int64_t first = PqIndex::kBlockTokens;  // those before do not count

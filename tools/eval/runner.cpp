@@ -60,8 +60,9 @@ double EvalRunner::FlopsPerToken(double attended) const {
 }
 
 void EvalRunner::WarnOfMisfit(const attention::Session& parent) {
+  if (warned_of_misfit_) return;
   const std::string misfit = DescribeMisfit(FitOf(parent.cache()));
-  if (misfit.empty() || warned_of_misfit_) return;
+  if (misfit.empty()) return;
   Log(LogLevel::kWarning, misfit);
   warned_of_misfit_ = true;
 }

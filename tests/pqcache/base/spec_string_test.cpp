@@ -21,7 +21,7 @@ TEST(ParseSpec, SplitsNameAndArguments) {
   ASSERT_EQ(spec.args.size(), 4u);
   EXPECT_EQ(spec.args.at("hot"), "64M");
   EXPECT_EQ(spec.args.at("path"), "/a=b:c");  // only the first ':' and '=' divide
-  EXPECT_EQ(spec.args.at("flag"), "");
+  EXPECT_EQ(spec.args.at("flag"), "true");
   EXPECT_EQ(spec.args.at("empty"), "");
 }
 
@@ -56,9 +56,8 @@ TEST(SpecString, TypedArguments) {
   EXPECT_TRUE(*spec.BoolOr("one", false));
   EXPECT_FALSE(*spec.BoolOr("zero", true));
   EXPECT_TRUE(*spec.BoolOr("absent", true));
-  EXPECT_TRUE(*ParseSpec("s:bare")->BoolOr("bare", false));
   ExpectError(ParseSpec("s:bare")->IntOr("bare", 7), StatusCode::kInvalidArgument,
-              "s:bare has no value, expected a whole number");
+              "s:bare has no number, expected a whole number");
   ExpectError(spec.BoolOr("word", true), StatusCode::kInvalidArgument,
               "s:word is 'maybe', expected true or false");
   EXPECT_EQ(spec.StringOr("word", "x"), "maybe");

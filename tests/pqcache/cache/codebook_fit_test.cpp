@@ -142,8 +142,8 @@ TEST(CodebookFit, WarnsWhereTheyDoNotFit) {
   EXPECT_NE(DescribeMisfit({.mean = 1.1, .newest = 1.6, .worst = 9, .layer = 3, .kv_head = 1}), "");
   const std::string text =
       DescribeMisfit({.mean = 1.51, .newest = 1.2, .worst = 9, .layer = 3, .kv_head = 1});
-  EXPECT_NE(text.find("1.51 times those of the training (of the newest tokens 1.20, of layer 3 KV "
-                      "head 1 9.00)"),
+  EXPECT_NE(text.find("1.51 times those of text like the training's (of the newest tokens 1.20, of "
+                      "layer 3 KV head 1 9.00)"),
             std::string::npos)
       << text;
 }
