@@ -122,7 +122,7 @@ class EvalCommand : public Command {
 
   Result<Report> Run(bool) override {
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
-    PQCACHE_ASSIGN_OR_RETURN(const Json config, Config(model.decoder->fingerprint()));
+    PQCACHE_ASSIGN_OR_RETURN(const Json config, Config(*model.decoder));
     PQCACHE_ASSIGN_OR_RETURN(log_, PredictionLog::Open(output_, config, overwrite_));
     PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
     EvalRunner runner(model.decoder.get(), &tokenizer, &attention_, &policies_, step_exact_);
@@ -352,9 +352,9 @@ class EvalCommand : public Command {
   }
 
   // Flags, and what the files that they name hold.
-  Result<Json> Config(const Fingerprint& model) const {
+  Result<Json> Config(const attention::Decoder& decoder) const {
     Json contents;
-    contents.Set("model", model.Hex());
+    contents.Set("model", decoder.fingerprint().Hex());
     std::vector<std::string> paths = files_;
     paths.insert(paths.end(), {attention_.codebooks, haystack_, data_file_});
     for (const std::string& path : paths) {
@@ -368,7 +368,8 @@ class EvalCommand : public Command {
       return array;
     };
     Json config;
-    config.Set("model", model_.model).Set("dtype", model_.dtype).Set("threads", model_.threads);
+    config.Set("model", model_.model).Set("dtype", DTypeName(decoder.compute_dtype()));
+    config.Set("threads", model_.threads);
     config.Set("seed", model_.seed).Set("codebooks", attention_.codebooks);
     config.Set("attn_top_k", attention_.budget.tokens).Set("attn_ratio", attention_.budget.ratio);
     config.Set("attn_mass", attention_.budget.mass).Set("budgets", words(budget_texts_));
