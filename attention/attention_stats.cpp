@@ -4,6 +4,7 @@ namespace pqcache::attention {
 
 void HeadStats::Add(const HeadStats& o) {
   steps += o.steps;
+  context += o.context;
   always += o.always;
   scored += o.scored;
   selected += o.selected;

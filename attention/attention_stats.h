@@ -10,7 +10,8 @@ namespace pqcache::attention {
 
 struct HeadStats {
   int64_t steps = 0;
-  double always = 0;     // tokens: sinks and window
+  double context = 0;    // tokens so far
+  double always = 0;     // of them sinks and window
   double scored = 0;     // tokens that were scored by the index
   double selected = 0;   // tokens attended besides; under per-head selection the mean of the heads
   double estimated = 0;  // tokens that joined by the tail estimate

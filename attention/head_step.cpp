@@ -392,6 +392,7 @@ void HeadStep::Finish(float* out, HeadStats* stats) {
 
 void HeadStep::Record(HeadStats* stats) const {
   ++stats->steps;
+  stats->context += static_cast<double>(head_->tokens());
   double chosen = 0;
   for (const auto& list : choice_.lists()) chosen += static_cast<double>(list.size());
   chosen /= static_cast<double>(choice_.lists().size());

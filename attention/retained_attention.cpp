@@ -153,6 +153,7 @@ Status RetainedAttention::Attend(const AttentionInput& input, float* out) {
               input.queries + h * group_size, query_size, out + h * group_size);
     HeadStats& stats = stats_.at(input.layer, static_cast<int>(h));
     ++stats.steps;
+    stats.context += static_cast<double>(input.positions[0] + input.n);
     stats.always += head.attended();
   });
   return Status::Ok();

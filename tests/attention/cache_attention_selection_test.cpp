@@ -71,6 +71,7 @@ HeadStats ExpectOracle(const Layers& layers, const RigOptions& options, int64_t 
   const HeadStats stats = rig.stats().Total();
   EXPECT_DOUBLE_EQ(stats.selected, selected);
   EXPECT_EQ(stats.steps, s.kv_heads);
+  EXPECT_EQ(stats.context, static_cast<double>(s.kv_heads * (t + 1)));
   EXPECT_EQ(stats.scored, static_cast<double>(s.kv_heads * (split.end - split.begin)));
   return stats;
 }

@@ -299,6 +299,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(len(rows), 2 * len(policies) - 2)
         by_key = {(row["policy"], row["budget"]): row for row in rows}
         self.assertEqual(by_key["exact", None]["score"], 1)
+        self.assertAlmostEqual(by_key["exact", None]["selected_ratio"], 1)
         self.assertEqual(by_key["flat", 0.3]["score"], 1)
         for (policy, budget), row in by_key.items():
             if policy in ("streaming", "recent", "h2o"):

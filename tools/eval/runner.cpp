@@ -68,14 +68,13 @@ void EvalRunner::WarnOfMisfit(const attention::Session& parent) {
 }
 
 void EvalRunner::AddStats(const attention::Session& session, const EvalPolicy& policy,
-                          int64_t prompt, SampleResult* result) const {
+                          SampleResult* result) const {
   const attention::HeadStats total = session.stats().Total();
   const uint64_t pages = session.dropped() ? 0 : store_->stats().resident_bytes;
   result->resident_bytes =
       static_cast<double>(session.memory_bytes_for(policy.options.policy->score_source()) + pages);
-  // The mean of the steps, which are of one token after the other behind the prompt.
-  result->context = static_cast<double>(prompt + session.tokens() + 1) / 2;
   if (total.steps > 0) {
+    result->context = total.context / static_cast<double>(total.steps);
     result->attended = (total.always + total.selected) / static_cast<double>(total.steps);
   }
   result->flops_per_token = FlopsPerToken(result->attended);
@@ -90,7 +89,6 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
   PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 1, &logits));
   const double prefill_ms = start.milliseconds();
   WarnOfMisfit(*parent);
-  const int64_t prompt = parent->tokens();
   for (const EvalPolicy* policy : policies) {
     SampleResult result;
     result.sample_depth = sample.depth;
@@ -104,7 +102,7 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
       PQCACHE_ASSIGN_OR_RETURN(SampleTurn turn, Answer(session.get(), question, logits, &result));
       result.turns.push_back(std::move(turn));
     }
-    AddStats(*session, *policy, prompt, &result);
+    AddStats(*session, *policy, &result);
     PQCACHE_RETURN_IF_ERROR(sink(*policy, std::move(result)));
   }
   return Status::Ok();
@@ -214,14 +212,13 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
       prefill_ms = start.milliseconds();
       WarnOfMisfit(*parent);
     }
-    const int64_t prompt = parent->tokens();
     SampleResult result;
     result.prefill_ms = PrefillMs(prefill_ms, *parent, *policy);
     const Stopwatch fork;
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork(policy->options));
     result.first_ms = fork.milliseconds();
     PQCACHE_RETURN_IF_ERROR(DecodeWindow(session.get(), window, scored, logits, &result));
-    AddStats(*session, *policy, prompt, &result);
+    AddStats(*session, *policy, &result);
     PQCACHE_RETURN_IF_ERROR(sink(*policy, std::move(result)));
   }
   return Status::Ok();

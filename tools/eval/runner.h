@@ -68,7 +68,7 @@ class EvalRunner {
   Status DecodeWindow(attention::Session* session, std::span<const int64_t> window, int64_t scored,
                       std::vector<float> logits, SampleResult* result) const;
   Result<SampleResult> ExactWindow(std::span<const int64_t> window, int64_t scored) const;
-  void AddStats(const attention::Session& session, const EvalPolicy& policy, int64_t prompt,
+  void AddStats(const attention::Session& session, const EvalPolicy& policy,
                 SampleResult* result) const;
   // Of a token whose query heads attend to `attended` tokens each: multiplications and additions.
   double FlopsPerToken(double attended) const;
