@@ -1,7 +1,6 @@
 #include "attention/candidate_choice.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "attention/sliding_window.h"
@@ -26,10 +25,6 @@ Scratch& ThreadScratch() {
   return scratch;
 }
 
-float ScaleOf(const HeadCache& head) {
-  return 1.0f / std::sqrt(static_cast<float>(head.page_shape().dim));
-}
-
 }  // namespace
 
 Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window) {
@@ -39,7 +34,7 @@ Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window) {
 }
 
 void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head,
-                             const float* queries, std::span<const float> always_lse,
+                             const float* queries, float scale, std::span<const float> always_lse,
                              const MassCorrection* correction) {
   const int q = static_cast<int>(always_lse.size());
   candidates_ = CandidatesOf(head, config.sliding_window);
@@ -62,8 +57,7 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
     std::iota(lists_[0].begin(), lists_[0].end(), 0);
     return;
   }
-  if (scored_ && !scored_all_) return FindBest(head, queries, q);
-  always_lse_.assign(always_lse.begin(), always_lse.end());
+  if (scored_ && !scored_all_) return FindBest(head, queries, scale, q);
   SelectionRequest request;
   request.g = per_query_ ? 1 : q;
   request.n = size();
@@ -71,17 +65,21 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
   request.mass = config.budget.mass;
   if (scored_) {
     scores_.resize(static_cast<size_t>(q * size()));
-    index->Score(q, queries, ScaleOf(head), begin(), end(), scores_.data());
+    index->Score(q, queries, scale, begin(), end(), scores_.data());
   }
   if (correction != nullptr) {
     // The mass of the candidates is more by so much, or, which is the same, the other is less.
     const int group = correction->group();
-    for (int i = 0; i < q; ++i) always_lse_[static_cast<size_t>(i)] -= correction->nats(i % group);
+    corrected_lse_.assign(always_lse.begin(), always_lse.end());
+    for (int i = 0; i < q; ++i) {
+      corrected_lse_[static_cast<size_t>(i)] -= correction->nats(i % group);
+    }
+    always_lse = corrected_lse_;
     request.least = kLeastByMass;
   }
   for (size_t list = 0; list < lists_.size(); ++list) {
     request.scores = scored_ ? scores(static_cast<int>(list)) : nullptr;
-    request.always_lse = always_lse_.data() + list;
+    request.always_lse = always_lse.data() + list;
     policy.Select(request, &ThreadScratch().selection, &lists_[list]);
   }
 }
@@ -97,10 +95,10 @@ bool CandidateChoice::CanFindBest(const HeadStepConfig& config, const HeadCache&
          !scores_needed && size() >= kManyCandidates;
 }
 
-void CandidateChoice::FindBest(const HeadCache& head, const float* queries, int q) {
+void CandidateChoice::FindBest(const HeadCache& head, const float* queries, float scale, int q) {
   const BestCodesRequest request{.g = q,
                                  .queries = queries,
-                                 .scale = ScaleOf(head),
+                                 .scale = scale,
                                  .begin = begin(),
                                  .end = end(),
                                  .k = tokens_ * overfetch_,

@@ -10,30 +10,11 @@
 #include <span>
 #include <vector>
 
+#include "attention/head_step_config.h"
 #include "attention/mass_correction.h"
-#include "attention/model/rope.h"
 #include "pqcache/cache/head_cache.h"
-#include "pqcache/policy/selection_policy.h"
 
 namespace pqcache::attention {
-
-enum class TailMode {
-  kDrop,  // unselected tokens are ignored
-  // They join with their code score as logit and the mean value of the tokens around them; of many
-  // candidates, which are not scored one by one, with their mass by the codes and one mean value.
-  kEstimate,
-};
-
-struct HeadStepConfig {
-  const SelectionPolicy* policy = nullptr;
-  SelectionBudget budget;
-  bool per_head = false;  // every query selects for itself, instead of all of them together
-  TailMode tail = TailMode::kDrop;
-  int64_t sliding_window = 0;  // of the model; 0: none
-  // Has chosen for this step, instead of the policy; null: the policy selects.
-  const LayerSelector* selector = nullptr;
-  const Rope* rope = nullptr;  // for a selector that changes distances
-};
 
 // Tokens that a step of the newest token may leave out: paged, no sinks, inside the sliding window.
 struct Candidates {
@@ -43,10 +24,11 @@ Candidates CandidatesOf(const HeadCache& head, int64_t sliding_window);
 
 class CandidateChoice {
  public:
-  // queries [Q, D]; always_lse [Q] of the logits that are attended anyway. `correction` is what
-  // earlier steps of the head learnt about its scores, for a budget of mass; null: nothing.
+  // queries [Q, D], scale of their logits; always_lse [Q] of those that are attended anyway.
+  // `correction` is what earlier steps of the head learnt about its scores, for a budget of mass;
+  // null: nothing.
   void Choose(const HeadStepConfig& config, const HeadCache& head, const float* queries,
-              std::span<const float> always_lse, const MassCorrection* correction);
+              float scale, std::span<const float> always_lse, const MassCorrection* correction);
 
   int64_t begin() const { return candidates_.begin; }
   int64_t end() const { return candidates_.end; }
@@ -72,7 +54,7 @@ class CandidateChoice {
  private:
   bool CanFindBest(const HeadStepConfig& config, const HeadCache& head,
                    const KeyIndex* index) const;
-  void FindBest(const HeadCache& head, const float* queries, int q);
+  void FindBest(const HeadCache& head, const float* queries, float scale, int q);
   void TakeChosen(const HeadStepConfig& config, const HeadCache& head);
 
   Candidates candidates_;
@@ -81,7 +63,7 @@ class CandidateChoice {
   std::vector<std::vector<int64_t>> lists_;  // [1], or [Q]
   std::vector<float> scores_;                // [Q, N]
   std::vector<float> unselected_lse_;        // [Q]
-  std::vector<float> always_lse_;            // [Q], as the scores see it
+  std::vector<float> corrected_lse_;         // [Q], of what is attended anyway
 };
 
 }  // namespace pqcache::attention

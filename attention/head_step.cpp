@@ -74,7 +74,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   const bool by_codes = config.policy->score_source() == ScoreSource::kCodes &&
                         !config.policy->codes_only() && head.finite();
   correction_ = config.budget.mass > 0 && by_codes ? correction : nullptr;
-  choice_.Choose(config, head, queries, always_lse_, correction_);
+  choice_.Choose(config, head, queries, scale_, always_lse_, correction_);
   cursors_.assign(choice_.lists().size(), 0);
   if (correction_ != nullptr) {
     PQCACHE_CHECK(choice_.scored_all(), "a budget of mass by codes scores every candidate");

@@ -21,6 +21,7 @@
 #include "attention/attention_stats.h"
 #include "attention/candidate_choice.h"
 #include "attention/exact_ranking.h"
+#include "attention/head_step_config.h"
 #include "attention/mass_correction.h"
 #include "attention/model/rope.h"
 #include "attention/partial_attention.h"

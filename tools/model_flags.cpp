@@ -238,6 +238,12 @@ Json StatsToJson(const attention::AttentionStats& stats) {
   return json;
 }
 
+bool WarnOfMisfit(const CodebookFit& fit) {
+  const std::string misfit = DescribeMisfit(fit);
+  if (!misfit.empty()) Log(LogLevel::kWarning, misfit);
+  return !misfit.empty();
+}
+
 void ReportFit(const CodebookFit& fit, Json* report) {
   if (fit.mean == 0) {
     report->Set("codebook_fit", Json());
@@ -247,9 +253,7 @@ void ReportFit(const CodebookFit& fit, Json* report) {
   json.Set("mean", fit.mean).Set("newest", fit.newest).Set("worst", fit.worst);
   json.Set("layer", fit.layer).Set("kv_head", fit.kv_head);
   report->Set("codebook_fit", std::move(json));
-  if (const std::string misfit = DescribeMisfit(fit); !misfit.empty()) {
-    Log(LogLevel::kWarning, misfit);
-  }
+  WarnOfMisfit(fit);
 }
 
 }  // namespace pqcache::tools

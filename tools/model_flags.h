@@ -95,8 +95,10 @@ uint64_t PeakRssBytes();
 // steps.
 Json StatsToJson(const attention::AttentionStats& stats);
 
-// Sets "codebook_fit" of the report, null where nothing is known, and warns of codebooks that do
-// not fit the text.
+// Warns of codebooks that do not fit the text; true if there was something to warn of.
+bool WarnOfMisfit(const CodebookFit& fit);
+
+// Sets "codebook_fit" of the report, null where nothing is known, and warns, too.
 void ReportFit(const CodebookFit& fit, Json* report);
 
 }  // namespace pqcache::tools

@@ -4,8 +4,6 @@
 #include <cmath>
 
 #include "attention/decoder/token_sampler.h"
-#include "pqcache/base/log.h"
-#include "pqcache/cache/codebook_fit.h"
 #include "storage/stores.h"
 #include "tools/stopwatch.h"
 
@@ -59,12 +57,8 @@ double EvalRunner::FlopsPerToken(double attended) const {
   return 2 * (static_cast<double>(s.layers) * layer + width * static_cast<double>(s.vocab));
 }
 
-void EvalRunner::WarnOfMisfit(const attention::Session& parent) {
-  if (warned_of_misfit_) return;
-  const std::string misfit = DescribeMisfit(FitOf(parent.cache()));
-  if (misfit.empty()) return;
-  Log(LogLevel::kWarning, misfit);
-  warned_of_misfit_ = true;
+void EvalRunner::WarnOnce(const attention::Session& parent) {
+  warned_ = warned_ || WarnOfMisfit(FitOf(parent.cache()));
 }
 
 void EvalRunner::AddStats(const attention::Session& session, const EvalPolicy& policy,
@@ -88,7 +82,7 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
   std::vector<float> logits;
   PQCACHE_RETURN_IF_ERROR(parent->Prefill(sample.context, 1, &logits));
   const double prefill_ms = start.milliseconds();
-  WarnOfMisfit(*parent);
+  WarnOnce(*parent);
   for (const EvalPolicy* policy : policies) {
     SampleResult result;
     result.sample_depth = sample.depth;
@@ -210,7 +204,7 @@ Status EvalRunner::RunWindow(std::span<const int64_t> window, int64_t scored,
       PQCACHE_RETURN_IF_ERROR(
           parent->Prefill(window.first(window.size() - static_cast<size_t>(scored)), 1, &logits));
       prefill_ms = start.milliseconds();
-      WarnOfMisfit(*parent);
+      WarnOnce(*parent);
     }
     SampleResult result;
     result.prefill_ms = PrefillMs(prefill_ms, *parent, *policy);

@@ -57,7 +57,7 @@ class EvalRunner {
   // The prompt's time as a policy pays it: with the recording if it needs that.
   static double PrefillMs(double ms, const attention::Session& parent, const EvalPolicy& policy);
   // Of codebooks that do not fit a prompt: once.
-  void WarnOfMisfit(const attention::Session& parent);
+  void WarnOnce(const attention::Session& parent);
   // `logits` are of the prompt, for a question that it ends with.
   Result<SampleTurn> Answer(attention::Session* session, const EvalQuestion& question,
                             std::vector<float> logits, SampleResult* result) const;
@@ -78,7 +78,7 @@ class EvalRunner {
   const AttentionFlags* flags_;
   const std::vector<EvalPolicy>* policies_;
   bool step_exact_;
-  bool warned_of_misfit_ = false;
+  bool warned_ = false;
   std::unique_ptr<PageStore> store_;
   attention::SessionStorage storage_;
 };

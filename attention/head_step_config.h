@@ -1,0 +1,31 @@
+#pragma once
+
+// How the decode steps of a layer select and attend.
+
+#include <cstdint>
+
+#include "pqcache/policy/selection_policy.h"
+
+namespace pqcache::attention {
+
+class Rope;
+
+enum class TailMode {
+  kDrop,  // unselected tokens are ignored
+  // They join with their code score as logit and the mean value of the tokens around them; of many
+  // candidates, which are not scored one by one, with their mass by the codes and one mean value.
+  kEstimate,
+};
+
+struct HeadStepConfig {
+  const SelectionPolicy* policy = nullptr;
+  SelectionBudget budget;
+  bool per_head = false;  // every query selects for itself, instead of all of them together
+  TailMode tail = TailMode::kDrop;
+  int64_t sliding_window = 0;  // of the model; 0: none
+  // Has chosen for this step, instead of the policy; null: the policy selects.
+  const LayerSelector* selector = nullptr;
+  const Rope* rope = nullptr;  // for a selector that changes distances
+};
+
+}  // namespace pqcache::attention
