@@ -8,11 +8,16 @@ void HeadStats::Add(const HeadStats& o) {
   always += o.always;
   scored += o.scored;
   selected += o.selected;
+  ranked += o.ranked;
   estimated += o.estimated;
+  proofs += o.proofs;
+  certified += o.certified;
+  proven += o.proven;
   mass_steps += o.mass_steps;
   missed_mass += o.missed_mass;
   shadow_steps += o.shadow_steps;
   recall += o.recall;
+  disproved += o.disproved;
   mass += o.mass;
   output_error += o.output_error;
 }

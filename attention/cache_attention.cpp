@@ -97,8 +97,8 @@ CacheAttention::CacheAttention(CacheAttentionOptions options, KvCache* cache, Th
       begun_(static_cast<size_t>(cache->options().layers), false),
       steps_(static_cast<size_t>(cache->options().kv_heads)),
       wanted_(static_cast<size_t>(cache->options().layers)),
-      corrections_(static_cast<size_t>(cache->options().layers * cache->options().kv_heads),
-                   MassCorrection(options_.heads / cache->options().kv_heads)),
+      memory_(static_cast<size_t>(cache->options().layers * cache->options().kv_heads),
+              HeadMemory(options_.heads / cache->options().kv_heads)),
       stats_(cache->options().layers, cache->options().kv_heads) {}
 
 Status CacheAttention::Attend(const AttentionInput& input, float* out) {
@@ -155,7 +155,7 @@ Result<HeadStepConfig> CacheAttention::ConfigFor(const AttentionInput& input) {
   HeadStepConfig config;
   config.policy = options_.policy.get();
   config.budget = options_.budget;
-  config.per_head = options_.per_head;
+  config.per_head = options_.per_head || options_.policy->certify_most() > 0;
   config.tail = options_.tail;
   config.sliding_window = options_.sliding_window;
   config.rope = options_.rope.get();
@@ -220,32 +220,57 @@ Status CacheAttention::Remember(int layer, int64_t prompt, LayerSelector* select
     if (!received.empty()) {
       selector->SetReceived(head, {received.data() + h * group * prompt, prompt});
     }
-    const bool finite = cache_->head(layer, head).finite();
-    const int64_t paged = cache_->head(layer, head).paged_tokens();
-    std::vector<float> keys, values;
-    for (int64_t begin = selector->tokens(head); begin < paged;) {
-      const int64_t end = std::min(paged, begin + kRowsPerRead);
-      keys.assign(static_cast<size_t>((end - begin) * dim), 0.0f);
-      values.resize(keys.size());
-      // A head with a NaN attends exactly; its keys must not spoil what all heads choose together.
-      if (finite) {
-        PQCACHE_RETURN_IF_ERROR(
-            cache_->ReadRows(layer, head, begin, end, keys.data(), values.data()));
-      }
-      for (int64_t t = begin; t < end && selector->fixed_distance(); ++t) {
-        const int64_t back = -t;
-        options_.rope->Apply(1, &back, 1, dim, keys.data() + (t - begin) * dim);
-      }
-      selector->Append(head, end - begin, keys.data());
-      begin = end;
-    }
-    return Status::Ok();
+    return ReadPagedKeys(layer, head, selector->tokens(head),
+                         [&](int64_t begin, int64_t n, float* keys) {
+                           for (int64_t t = 0; t < n && selector->fixed_distance(); ++t) {
+                             const int64_t back = -(begin + t);
+                             options_.rope->Apply(1, &back, 1, dim, keys + t * dim);
+                           }
+                           selector->Append(head, n, keys);
+                         });
   });
 }
 
-uint64_t CacheAttention::selector_bytes() const {
+Status CacheAttention::MeasureResiduals(int layer) {
+  const int kv_heads = cache_->options().kv_heads;
+  return pool_->RunChecked(kv_heads, [&](int64_t h) {
+    const HeadCache& head = cache_->head(layer, static_cast<int>(h));
+    if (!head.finite()) return Status::Ok();  // it attends exactly
+    ResidualNorms& norms = memory_[static_cast<size_t>(layer * kv_heads + h)].norms;
+    return ReadPagedKeys(layer, static_cast<int>(h), norms.size(),
+                         [&](int64_t /*begin*/, int64_t n, const float* keys) {
+                           norms.Append(*head.codes(), n, keys);
+                         });
+  });
+}
+
+// A head with a NaN attends exactly; its keys must not spoil what all heads choose together, so
+// they are given as zeros.
+Status CacheAttention::ReadPagedKeys(
+    int layer, int head, int64_t begin,
+    const std::function<void(int64_t begin, int64_t n, float* keys)>& append) const {
+  const bool finite = cache_->head(layer, head).finite();
+  const int64_t paged = cache_->head(layer, head).paged_tokens();
+  const int dim = cache_->options().page.dim;
+  std::vector<float> keys, values;
+  while (begin < paged) {
+    const int64_t end = std::min(paged, begin + kRowsPerRead);
+    keys.assign(static_cast<size_t>((end - begin) * dim), 0.0f);
+    values.resize(keys.size());
+    if (finite) {
+      PQCACHE_RETURN_IF_ERROR(
+          cache_->ReadRows(layer, head, begin, end, keys.data(), values.data()));
+    }
+    append(begin, end - begin, keys.data());
+    begin = end;
+  }
+  return Status::Ok();
+}
+
+uint64_t CacheAttention::policy_bytes() const {
   uint64_t bytes = record_ == nullptr ? 0 : record_->bytes_for(options_.policy->prompt_needs());
   for (const auto& selector : selectors_) bytes += selector == nullptr ? 0 : selector->bytes();
+  for (const HeadMemory& memory : memory_) bytes += memory.norms.bytes();
   return bytes;
 }
 
@@ -261,6 +286,8 @@ Status CacheAttention::Decode(const AttentionInput& input, float* out) {
   PQCACHE_CHECK(input.positions[0] == cache_->tokens(input.layer), "rows continue the cache");
   PQCACHE_RETURN_IF_ERROR(cache_->Append(input.layer, input.n, input.keys, input.values));
   PQCACHE_ASSIGN_OR_RETURN(const HeadStepConfig config, ConfigFor(input));
+  const bool certifies = config.policy->certify_most() > 0;
+  if (certifies) PQCACHE_RETURN_IF_ERROR(MeasureResiduals(input.layer));
   const int kv_heads = cache_->options().kv_heads;
   const int group = options_.heads / kv_heads;
   const int64_t group_size = int64_t{group} * cache_->options().page.dim;
@@ -275,10 +302,14 @@ Status CacheAttention::Decode(const AttentionInput& input, float* out) {
     }
     steps_[h].Begin(config, cache_->head(input.layer, static_cast<int>(h)),
                     static_cast<int>(input.n), group, queries,
-                    &corrections_[static_cast<size_t>(input.layer * kv_heads + h)]);
+                    &memory_[static_cast<size_t>(input.layer * kv_heads + h)]);
   });
   PrefetchNextLayer(input.layer);
   PQCACHE_RETURN_IF_ERROR(ReadAndAdd(input.layer));
+  if (certifies) {
+    pool_->Run(kv_heads, [&](int64_t h) { steps_[h].Widen(); });
+    PQCACHE_RETURN_IF_ERROR(ReadAndAdd(input.layer));
+  }
   pool_->Run(kv_heads, [&](int64_t h) {
     float* outputs = outputs_.data() + h * head_size;
     steps_[h].Finish(outputs, &stats_.at(input.layer, static_cast<int>(h)));

@@ -3,13 +3,15 @@
 // Attention over a KvCache: exact prefill, decode under a policy. One sequence, one caller thread;
 // work is spread over KV heads by the pool. All borrowed objects must outlive it.
 
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "attention/attention_backend.h"
 #include "attention/attention_stats.h"
+#include "attention/head_memory.h"
 #include "attention/head_step.h"
-#include "attention/mass_correction.h"
 #include "attention/model/rope.h"
 #include "attention/prompt_record.h"
 #include "pqcache/base/thread_pool.h"
@@ -50,16 +52,14 @@ class CacheAttention : public AttentionBackend {
 
   const AttentionStats& stats() const { return stats_; }
   KvCache* cache() const { return cache_; }
-  // What steps under a budget of mass learnt of the codes [layers, Hkv]: a sequence begins without,
-  // also one that continues a stored context; a fork goes on with its parent's.
-  const std::vector<MassCorrection>& corrections() const { return corrections_; }
-  void set_corrections(std::vector<MassCorrection> corrections) {
-    corrections_ = std::move(corrections);
-  }
+  // What steps leave to the next ones [layers, Hkv]: a sequence begins without, also one that
+  // continues a stored context; a fork goes on with its parent's.
+  const std::vector<HeadMemory>& memory() const { return memory_; }
+  void set_memory(std::vector<HeadMemory> memory) { memory_ = std::move(memory); }
   // What was recorded of the prompt; null if nothing was to be.
   const std::shared_ptr<PromptRecord>& record() const { return record_; }
   // Memory of the policy's own, the record included if it needs one.
-  uint64_t selector_bytes() const;
+  uint64_t policy_bytes() const;
 
  private:
   CacheAttention(CacheAttentionOptions options, KvCache* cache, ThreadPool* pool,
@@ -76,6 +76,12 @@ class CacheAttention : public AttentionBackend {
   // Tells the layer's selector of tokens that have left the window, and lets it choose.
   Status Choose(const AttentionInput& input, LayerSelector* selector);
   Status Remember(int layer, int64_t prompt, LayerSelector* selector);
+  // Norms of the tokens of a layer that have left the window.
+  Status MeasureResiduals(int layer);
+  // Gives `append` the keys [N, D] of a head's paged tokens from `begin` on, in parts.
+  Status ReadPagedKeys(
+      int layer, int head, int64_t begin,
+      const std::function<void(int64_t begin, int64_t n, float* keys)>& append) const;
   Status Decode(const AttentionInput& input, float* out);
   void PrefetchNextLayer(int layer);
   Status ReadAndAdd(int layer);
@@ -96,7 +102,7 @@ class CacheAttention : public AttentionBackend {
   std::vector<PageRead> reads_;
   std::vector<std::vector<PageKey>> wanted_;          // [layers], pages of the last decode step
   std::vector<float> rounded_keys_, rounded_values_;  // [N, Hkv, D]
-  std::vector<MassCorrection> corrections_;           // [layers, Hkv]
+  std::vector<HeadMemory> memory_;                    // [layers, Hkv]
   AttentionStats stats_;
 };
 

@@ -89,8 +89,8 @@ bool CandidateChoice::CanFindBest(const HeadStepConfig& config, const HeadCache&
                                   const KeyIndex* index) const {
   // The mean value that the head keeps is of all candidates only if no sliding window hides any.
   const bool hidden = begin() > head.sink_tokens();
-  const bool scores_needed =
-      config.policy->codes_only() || (config.tail == TailMode::kEstimate && hidden);
+  const bool scores_needed = config.policy->codes_only() || config.policy->certify_most() > 0 ||
+                             (config.tail == TailMode::kEstimate && hidden);
   return index == head.codes() && config.policy->selects_best() && config.budget.mass == 0 &&
          !scores_needed && size() >= kManyCandidates;
 }

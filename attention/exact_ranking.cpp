@@ -44,6 +44,17 @@ void ExactRanking::Add(size_t list, std::span<const uint8_t* const> rows, Rows k
   }
 }
 
+std::span<const float> ExactRanking::logits(size_t list) {
+  List& of = lists_[list];
+  const int64_t n = std::ssize(of.rows);
+  const int g = step_.g;
+  of.logits.resize(of.by_row.size());
+  for (int64_t i = 0; i < n; ++i) {
+    for (int q = 0; q < g; ++q) of.logits[q * n + i] = of.by_row[i * g + q];
+  }
+  return of.logits;
+}
+
 void ExactRanking::Keep(size_t list, const SelectionPolicy& policy, int64_t tokens,
                         const float* rest_lse, std::vector<int64_t>* candidates,
                         PartialAttention* state) {
@@ -51,14 +62,11 @@ void ExactRanking::Keep(size_t list, const SelectionPolicy& policy, int64_t toke
   const int64_t n = std::ssize(from.rows);
   const int g = step_.g;
   PQCACHE_CHECK(n == std::ssize(*candidates), "a row for every candidate");
-  from.logits.resize(from.by_row.size());
-  for (int64_t i = 0; i < n; ++i) {
-    for (int q = 0; q < g; ++q) from.logits[q * n + i] = from.by_row[i * g + q];
-  }
+  const std::span<const float> exact = logits(list);
   SelectionRequest request;
   request.g = g;
   request.n = n;
-  request.scores = from.logits.data();
+  request.scores = exact.data();
   request.rest_lse = rest_lse;
   request.tokens = tokens;
   policy.Select(request, &scratch_, &from.kept);
@@ -70,7 +78,7 @@ void ExactRanking::Keep(size_t list, const SelectionPolicy& policy, int64_t toke
     const int64_t at = from.kept[i];
     kept_rows_.push_back(from.rows[at]);
     kept_candidates_.push_back((*candidates)[at]);
-    for (int q = 0; q < g; ++q) kept_logits_[q * k + i] = from.logits[q * n + at];
+    for (int q = 0; q < g; ++q) kept_logits_[q * k + i] = exact[q * n + at];
   }
   candidates->swap(kept_candidates_);
   state->AddRowsWithLogits(step_.format, kept_rows_, kept_logits_.data(), k);

@@ -39,8 +39,9 @@ class ExactRanking {
   void Keep(size_t list, const SelectionPolicy& policy, int64_t tokens, const float* rest_lse,
             std::vector<int64_t>* candidates, PartialAttention* state);
 
-  // Exact logits [G, C] of all candidates of a list, and the numbers [k] of those that were kept.
-  std::span<const float> logits(size_t list) const { return lists_[list].logits; }
+  // Exact logits [G, C] of all candidates of a list, in the order of their rows,
+  std::span<const float> logits(size_t list);
+  // and the numbers [k] of those that were kept.
   const std::vector<int64_t>& kept(size_t list) const { return lists_[list].kept; }
 
  private:

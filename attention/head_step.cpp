@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "attention/exact_proof.h"
 #include "attention/sliding_window.h"
 #include "pqcache/base/check.h"
 #include "pqcache/base/vector_math.h"
@@ -15,7 +16,7 @@ namespace {
 
 struct Scratch {
   std::vector<const uint8_t*> rows;
-  std::vector<float> mean, logits, far_rows;
+  std::vector<float> mean, logits, far_rows, bounds;
   std::vector<const uint8_t*> far_pointers;
   std::vector<int64_t> positions;
   PartialAttention single;
@@ -52,7 +53,7 @@ std::vector<float> AtWindowEnd(const Rope& rope, const HeadCache& head, int g,
 }
 
 void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
-                     const float* queries, MassCorrection* correction) {
+                     const float* queries, HeadMemory* memory) {
   const bool in_window = n <= head.tokens() - head.paged_tokens();
   PQCACHE_CHECK(n == 1 || (config.sliding_window == 0 && in_window),
                 "tokens of one step lie in the window, the model has no sliding one");
@@ -73,9 +74,12 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   AddAlways();
   const bool by_codes = config.policy->score_source() == ScoreSource::kCodes &&
                         !config.policy->codes_only() && head.finite();
-  correction_ = config.budget.mass > 0 && by_codes ? correction : nullptr;
+  const bool remembers = by_codes && memory != nullptr;
+  correction_ = remembers && config.budget.mass > 0 ? &memory->correction : nullptr;
+  norms_ = remembers && config.policy->certify_most() > 0 ? &memory->norms : nullptr;
   choice_.Choose(config, head, queries, scale_, always_lse_, correction_);
   cursors_.assign(choice_.lists().size(), 0);
+  certified_.assign(norms_ == nullptr ? 0 : choice_.lists().size(), false);
   if (correction_ != nullptr) {
     PQCACHE_CHECK(choice_.scored_all(), "a budget of mass by codes scores every candidate");
     sample_.Begin({.queries = num_queries_,
@@ -142,10 +146,13 @@ void HeadStep::AddHeld() {
   if (held_end == 0) return;
   std::vector<const uint8_t*>& rows = ThreadScratch().rows;
   for (size_t list = 0; list < choice_.lists().size(); ++list) {
+    const std::vector<int64_t>& tokens = choice_.lists()[list];
+    const size_t first = cursors_[list];
+    size_t& next = cursors_[list];
     rows.clear();
     int64_t page = 0, page_end = 0;  // of the position before: divisions are slow, long ones more
-    for (const int64_t t : choice_.lists()[list]) {
-      const int64_t position = choice_.begin() + t;
+    for (; next < tokens.size(); ++next) {
+      const int64_t position = choice_.begin() + tokens[next];
       if (position >= held_end) break;
       if (position >= page_end) {
         page = static_cast<uint32_t>(position) / static_cast<uint32_t>(shape.page_tokens);
@@ -154,8 +161,7 @@ void HeadStep::AddHeld() {
       const auto in_page = static_cast<size_t>(position - page_end + shape.page_tokens);
       rows.push_back(head_->held_rows(page) + in_page * shape.row_bytes());
     }
-    cursors_[list] = rows.size();
-    AddSelected(static_cast<int>(list), rows, 0);
+    AddSelected(static_cast<int>(list), rows, first);
   }
 }
 
@@ -286,9 +292,65 @@ void HeadStep::AddAtWindowEnd(const RowFormat& format, std::span<const uint8_t* 
   state->AddRows(floats, scratch.far_pointers, queries, scale_);
 }
 
+void HeadStep::AddOpenPage() {
+  const RowBlock open = head_->open_page();
+  std::vector<const uint8_t*>& rows = ThreadScratch().rows;
+  for (size_t list = 0; list < choice_.lists().size(); ++list) {
+    const std::vector<int64_t>& tokens = choice_.lists()[list];
+    const size_t first = cursors_[list];
+    rows.clear();
+    for (size_t& next = cursors_[list]; next < tokens.size(); ++next) {
+      const int64_t row = choice_.begin() + tokens[next] - open.first;
+      rows.push_back(open.rows + static_cast<size_t>(row) * head_->page_shape().row_bytes());
+    }
+    AddSelected(static_cast<int>(list), rows, first);
+  }
+}
+
+// bounds [N]: what the exact logits of the list's query are at most, of those not found so far.
+void HeadStep::FindBounds(size_t list, std::vector<float>* bounds) {
+  bounds->resize(static_cast<size_t>(choice_.size()));
+  norms_->Bounds(*head_->codes(), queries_ + static_cast<int64_t>(list) * dim_, scale_,
+                 choice_.begin(), choice_.end(), choice_.scores(static_cast<int>(list)),
+                 bounds->data());
+  for (const int64_t t : choice_.lists()[list]) {
+    (*bounds)[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
+  }
+}
+
+void HeadStep::Widen() {
+  pages_.clear();
+  if (norms_ == nullptr || choice_.tokens() == 0) return;
+  AddOpenPage();
+  std::vector<float>& bounds = ThreadScratch().bounds;
+  std::vector<int64_t> doubtful;
+  const int64_t most = choice_.tokens() * config_.policy->certify_most();
+  for (size_t list = 0; list < choice_.lists().size(); ++list) {
+    std::vector<int64_t>& found = choice_.lists()[list];
+    FindBounds(list, &bounds);
+    FindDoubtful(bounds, ranking_.logits(list), choice_.tokens(), most - std::ssize(found),
+                 &doubtful);
+    found.insert(found.end(), doubtful.begin(), doubtful.end());
+  }
+  AddHeld();
+  CollectPages();
+}
+
+// Whether the best that were found are the best of all.
+void HeadStep::Prove(size_t list, HeadStats* stats) {
+  std::vector<float>& bounds = ThreadScratch().bounds;
+  FindBounds(list, &bounds);
+  const int64_t k = choice_.tokens();
+  const int64_t proven = CountProven(bounds, ranking_.logits(list), k);
+  certified_[list] = proven == k;
+  ++stats->proofs;
+  stats->certified += proven == k ? 1 : 0;
+  stats->proven += k == 0 ? 1.0 : static_cast<double>(proven) / static_cast<double>(k);
+}
+
 // Of the candidates that were found, by their keys. The others count with their exact logits for
 // what is estimated of the rest.
-void HeadStep::KeepBest() {
+void HeadStep::KeepBest(HeadStats* stats) {
   const int64_t n = choice_.size();
   const bool per_query = choice_.per_query();
   PartialAttention& single = ThreadScratch().single;
@@ -297,6 +359,9 @@ void HeadStep::KeepBest() {
   std::vector<int64_t> found;
   for (size_t list = 0; list < choice_.lists().size(); ++list) {
     found = choice_.lists()[list];
+    stats->ranked +=
+        static_cast<double>(found.size()) / static_cast<double>(choice_.lists().size());
+    if (norms_ != nullptr) Prove(list, stats);
     const int first = per_query ? static_cast<int>(list) : 0;  // its first query
     for (size_t i = 0; i < rest_lse.size(); ++i) {
       const int query = first + static_cast<int>(i);
@@ -311,6 +376,8 @@ void HeadStep::KeepBest() {
     if (per_query) single.Reset(1, dim_);
     ranking_.Keep(list, *config_.policy, choice_.tokens(), rest_lse.data(), &choice_.lists()[list],
                   per_query ? &single : &state_);
+    // Those that widening added stand behind the others.
+    std::sort(choice_.lists()[list].begin(), choice_.lists()[list].end());
     if (per_query) state_.Merge(single, 0, first);
     for (size_t i = 0; i < rest_lse.size(); ++i) {
       const int query = first + static_cast<int>(i);
@@ -373,17 +440,8 @@ void HeadStep::AddScoredTail(int g, HeadStats* stats) {
 }
 
 void HeadStep::Finish(float* out, HeadStats* stats) {
-  const RowBlock open = head_->open_page();
-  std::vector<const uint8_t*>& rows = ThreadScratch().rows;
-  for (size_t list = 0; list < choice_.lists().size(); ++list) {
-    rows.clear();
-    for (size_t i = cursors_[list]; i < choice_.lists()[list].size(); ++i) {
-      const int64_t row = choice_.begin() + choice_.lists()[list][i] - open.first;
-      rows.push_back(open.rows + static_cast<size_t>(row) * head_->page_shape().row_bytes());
-    }
-    AddSelected(static_cast<int>(list), rows, cursors_[list]);
-  }
-  if (choice_.overfetch() > 1) KeepBest();
+  AddOpenPage();
+  if (choice_.overfetch() > 1) KeepBest(stats);
   Record(stats);
   if (correction_ != nullptr) sample_.Finish(correction_);
   if (choice_.scored()) AddTail(stats);

@@ -6,6 +6,8 @@
 //   Begin       sinks and window attended, candidates scored, tokens selected; those in pages that
 //               the head holds attended;
 //   AddPages    rows of selected tokens that lie in the pages read;
+//   Widen       under a policy that certifies: what else may be among the best, to be read like the
+//               selected, by AddPages once more;
 //   Finish      rows in the open page, the estimate for the rest, the normalised output.
 // Under a policy that over-fetches, all of these rows are ranked by their keys first, and Finish
 // attends to the best.
@@ -21,8 +23,8 @@
 #include "attention/attention_stats.h"
 #include "attention/candidate_choice.h"
 #include "attention/exact_ranking.h"
+#include "attention/head_memory.h"
 #include "attention/head_step_config.h"
-#include "attention/mass_correction.h"
 #include "attention/model/rope.h"
 #include "attention/partial_attention.h"
 #include "pqcache/cache/head_cache.h"
@@ -37,15 +39,18 @@ std::vector<float> AtWindowEnd(const Rope& rope, const HeadCache& head, int g,
 class HeadStep {
  public:
   // `head` must not change until Finish. queries: [N, G, D], read until Finish. N > 1 needs all of
-  // the tokens in the head's window, and a model without a sliding window. `correction` is of this
-  // layer and KV head, for a budget of mass by codes: used, and until Finish learnt from; or null.
+  // the tokens in the head's window, and a model without a sliding window. `memory` is of this
+  // layer and KV head, used and until Finish learnt from; or null: nothing is known of the steps
+  // before, and nothing can be proven.
   void Begin(const HeadStepConfig& config, const HeadCache& head, int n, int g,
-             const float* queries, MassCorrection* correction = nullptr);
+             const float* queries, HeadMemory* memory = nullptr);
 
   // Full pages with selected tokens that are to be read: ascending, unique.
   const std::vector<int64_t>& pages() const { return pages_; }
   // Pages in ascending order, continuing from the last call.
   void AddPages(std::span<const PageRead> pages);
+  // After all of pages(), which are then those that the wider search needs, mostly none.
+  void Widen();
 
   // out: [N, G, D].
   void Finish(float* out, HeadStats* stats);
@@ -57,15 +62,20 @@ class HeadStep {
   const std::vector<int64_t>& selected(int g) const {
     return choice_.lists()[choice_.per_query() ? static_cast<size_t>(g) : 0];
   }
+  // The selection of query g was proven to be the exactly best tokens.
+  bool certified(int g) const { return !certified_.empty() && certified_[static_cast<size_t>(g)]; }
 
  private:
   void AddAlways();
   void AddNewest(int i, std::span<const uint8_t* const> rows);
   void AddHeld();
+  void AddOpenPage();
   void CollectPages();
   void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first,
                    ExactRanking::Rows kind = ExactRanking::Rows::kStay);
-  void KeepBest();
+  void FindBounds(size_t list, std::vector<float>* bounds);
+  void KeepBest(HeadStats* stats);
+  void Prove(size_t list, HeadStats* stats);
   void AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
                   const float* queries, PartialAttention* state);
   void AddAdjusted(int list, std::span<const uint8_t* const> rows, size_t first, const float* query,
@@ -92,7 +102,9 @@ class HeadStep {
   std::vector<int64_t> pages_;
   ExactRanking ranking_;  // of candidates, if more are found than attended to
   MassCorrection* correction_ = nullptr;
-  MassSample sample_;  // with a correction
+  MassSample sample_;                     // with a correction
+  const ResidualNorms* norms_ = nullptr;  // of a choice that is to be proven
+  std::vector<bool> certified_;           // [lists]
 };
 
 }  // namespace pqcache::attention

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <span>
 #include <vector>
 
 #include "attention/sliding_window.h"
@@ -50,6 +52,20 @@ double Overlap(const std::vector<int64_t>& found, const std::vector<int64_t>& wa
   return static_cast<double>(both.size()) / static_cast<double>(wanted.size());
 }
 
+// No token that is not selected has a larger logit than one that is; logits summed in two ways may
+// differ by a little.
+bool IsBest(const std::vector<int64_t>& selected, std::span<const float> logits) {
+  constexpr float kRounding = 1e-5f;
+  float worst = std::numeric_limits<float>::infinity();
+  std::vector<float> others(logits.begin(), logits.end());
+  for (const int64_t t : selected) {
+    worst = std::min(worst, logits[static_cast<size_t>(t)]);
+    others[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
+  }
+  const float best = MaxOf(others.data(), std::ssize(others));
+  return best <= worst + kRounding * (1 + std::abs(worst));
+}
+
 }  // namespace
 
 Status JudgeStep(const ShadowRequest& r, const HeadStepConfig& config, const HeadStep& step,
@@ -92,6 +108,10 @@ Status JudgeStep(const ShadowRequest& r, const HeadStepConfig& config, const Hea
   const int lists = per_head ? r.g : 1;
   for (int list = 0; list < lists; ++list) {
     request.scores = candidate_logits.data() + list * candidates;
+    if (step.certified(list) &&
+        !IsBest(step.selected(list), {request.scores, static_cast<size_t>(candidates)})) {
+      ++stats->disproved;
+    }
     request.tokens = static_cast<int64_t>(step.selected(list).size());
     oracle->Select(request, &scratch, &wanted);
     stats->recall += Overlap(step.selected(list), wanted) / lists;

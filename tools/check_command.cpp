@@ -194,6 +194,9 @@ class CheckCommand : public Command {
     require(kl <= max_kl_, "the KL divergence", kl, "at most", max_kl_);
     require(agreement >= min_agreement_, "the share of equal top tokens", agreement, "at least",
             min_agreement_);
+    const attention::HeadStats total = stats.Total();
+    require(total.disproved == 0, "the number of certified selections that are not exact",
+            static_cast<double>(total.disproved), "at most", 0);
     report.passed = failed.empty();
 
     char line[256];
@@ -228,6 +231,16 @@ class CheckCommand : public Command {
     add("next-token distributions compared", "%.0f", static_cast<double>(sums.tokens), "");
     add("attended exactly per step", "%.0f",
         totals.Find("always")->AsDouble() + totals.Find("selected")->AsDouble(), "tokens");
+    if (total.ranked > 0) {
+      add("read to rank by exact keys per step", "%.0f", totals.Find("ranked")->AsDouble(),
+          "tokens");
+    }
+    if (total.proofs > 0) {
+      add("selections proven exact", "%.1f %%", 100 * totals.Find("certified")->AsDouble(),
+          ("of " + std::to_string(total.proofs)).c_str());
+      add("selected tokens proven to be of the best", "%.1f %%",
+          100 * totals.Find("proven")->AsDouble(), "");
+    }
     add("exact path against double precision", "%.1e", deviation, "largest deviation");
     add("top token equal to exact attention's", "%.1f %%", 100 * agreement, "");
     add("KL divergence of the next-token distribution", "%.4f", kl, "nats");

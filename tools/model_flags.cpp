@@ -231,9 +231,15 @@ Json StatsToJson(const attention::AttentionStats& stats) {
   json.Set("always", Mean(t.always, t.steps)).Set("scored", Mean(t.scored, t.steps));
   json.Set("selected", Mean(t.selected, t.steps)).Set("estimated", Mean(t.estimated, t.steps));
   json.Set("missed_mass", Mean(t.missed_mass, t.mass_steps));
+  if (t.ranked > 0) json.Set("ranked", Mean(t.ranked, t.steps));
+  if (t.proofs > 0) {
+    json.Set("proofs", t.proofs).Set("proven", Mean(t.proven, t.proofs));
+    json.Set("certified", Mean(static_cast<double>(t.certified), t.proofs));
+  }
   if (t.shadow_steps > 0) {
     json.Set("recall", Mean(t.recall, t.shadow_steps)).Set("mass", Mean(t.mass, t.shadow_steps));
     json.Set("output_error", Mean(t.output_error, t.shadow_steps));
+    if (t.proofs > 0) json.Set("disproved", t.disproved);
   }
   return json;
 }

@@ -109,7 +109,7 @@ Result<std::unique_ptr<Session>> Session::Fork(CacheAttentionOptions attention) 
   PQCACHE_ASSIGN_OR_RETURN(fork->attention_,
                            CacheAttention::Create(std::move(attention), fork->cache_.get(),
                                                   decoder_->pool(), attention_->record()));
-  fork->attention_->set_corrections(attention_->corrections());
+  fork->attention_->set_memory(attention_->memory());
   return fork;
 }
 
@@ -125,7 +125,7 @@ Status Session::Drop() {
 
 uint64_t Session::memory_bytes_for(ScoreSource source) const {
   if (dropped()) return retained_->bytes();
-  return cache_->memory_bytes_for(source) + attention_->selector_bytes();
+  return cache_->memory_bytes_for(source) + attention_->policy_bytes();
 }
 
 int64_t Session::MaxStepTokens() const {

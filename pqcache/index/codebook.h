@@ -81,6 +81,16 @@ class HeadCodebook {
   // *residuals, unless it is null.
   void Encode(int64_t first, int64_t n, const float* keys, uint8_t* codes,
               double* residuals = nullptr) const;
+  // distances [N], in the rotated space, of keys [N, D] at those positions to what their codes
+  // [N, M] say; not less than they are, whatever floats round.
+  void Distances(int64_t first, int64_t n, const float* keys, const uint8_t* codes,
+                 float* distances) const;
+  // |score - <q, k>| of a query [D], without a scale, is at most its `slope` times the distance of
+  // the key plus its `rounding`: <q, k> - score = <B q, A (k - m) - code>.
+  struct ScoreError {
+    float slope = 0, rounding = 0;
+  };
+  ScoreError ScoreErrorOf(const float* query) const;
   // keys [N, D] of codes [N, M] at those positions: A^-1 applied to the centroids, plus the mean.
   void Decode(int64_t first, int64_t n, const uint8_t* codes, float* keys) const;
   // tables [G, M, K]: inner products of the transformed queries [G, D] with every centroid, times

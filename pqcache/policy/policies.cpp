@@ -11,7 +11,8 @@ namespace {
 constexpr PolicyEntry kPolicies[] = {
     {"pq",
      "top-k by product-quantised keys; rerank=C takes the best of C (up to 16) times as many by "
-     "their exact keys, codes_only keeps no exact keys",
+     "their exact keys; certify (rerank=4) proves the choice exact where reading up to widen=16 "
+     "times as many can; codes_only keeps no exact keys",
      CreatePqPolicy},
     {"flat", "top-k by exact inner products, keys held in memory", CreateFlatPolicy},
     {"exact", "every token: the reference", CreateExactPolicy},

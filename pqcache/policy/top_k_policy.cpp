@@ -87,12 +87,17 @@ void SelectMass(const SelectionRequest& r, SelectionScratch* scratch,
 
 class TopKPolicy : public SelectionPolicy {
  public:
-  TopKPolicy(ScoreSource source, bool codes_only, int overfetch)
-      : source_(source), codes_only_(codes_only), overfetch_(overfetch) {}
+  struct Options {
+    ScoreSource source = ScoreSource::kCodes;
+    bool codes_only = false;
+    int overfetch = 1, certify_most = 0;
+  };
+  explicit TopKPolicy(const Options& options) : options_(options) {}
 
-  ScoreSource score_source() const override { return source_; }
-  bool codes_only() const override { return codes_only_; }
-  int overfetch() const override { return overfetch_; }
+  ScoreSource score_source() const override { return options_.source; }
+  bool codes_only() const override { return options_.codes_only; }
+  int overfetch() const override { return options_.overfetch; }
+  int certify_most() const override { return options_.certify_most; }
   bool selects_best() const override { return true; }
   void Select(const SelectionRequest& request, SelectionScratch* scratch,
               std::vector<int64_t>* positions) const override {
@@ -104,34 +109,53 @@ class TopKPolicy : public SelectionPolicy {
   }
 
  private:
-  ScoreSource source_;
-  bool codes_only_;
-  int overfetch_;
+  Options options_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<SelectionPolicy>> CreatePqPolicy(const SpecString& spec) {
-  constexpr std::string_view kKnown[] = {"codes_only", "rerank"};
+  constexpr std::string_view kKnown[] = {"codes_only", "rerank", "certify", "widen"};
   constexpr int kMostOverfetch = 16;
+  constexpr int kOverfetchToCertify = 4;
+  constexpr int kWidest = 1 << 20;
   PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
   PQCACHE_ASSIGN_OR_RETURN(const bool codes_only, spec.BoolOr("codes_only", false));
-  PQCACHE_ASSIGN_OR_RETURN(const int overfetch, spec.NumberOr<int>("rerank", 1));
+  PQCACHE_ASSIGN_OR_RETURN(const bool certify, spec.BoolOr("certify", false));
+  PQCACHE_ASSIGN_OR_RETURN(const int overfetch,
+                           spec.NumberOr<int>("rerank", certify ? kOverfetchToCertify : 1));
+  PQCACHE_ASSIGN_OR_RETURN(const int widen, spec.NumberOr<int>("widen", kMostOverfetch));
   if (overfetch < 1 || overfetch > kMostOverfetch) {
     return Status::InvalidArgument("pq:rerank is " + std::to_string(overfetch) +
                                    ", expected 1 to " + std::to_string(kMostOverfetch));
   }
   if (codes_only && overfetch > 1) {
-    return Status::InvalidArgument("pq:codes_only keeps no exact keys, which pq:rerank ranks by");
+    return Status::InvalidArgument("pq:codes_only keeps no exact keys, which pq:" +
+                                   std::string(certify ? "certify" : "rerank") + " ranks by");
+  }
+  if (certify && overfetch < 2) {
+    return Status::InvalidArgument("pq:certify with pq:rerank " + std::to_string(overfetch) +
+                                   ", expected 2 to " + std::to_string(kMostOverfetch));
+  }
+  if (!certify && spec.args.contains("widen")) {
+    return Status::InvalidArgument("pq:widen without pq:certify, which it is for");
+  }
+  if (widen < overfetch || widen > kWidest) {
+    return Status::InvalidArgument("pq:widen is " + std::to_string(widen) + ", expected " +
+                                   std::to_string(overfetch) + " (what pq:rerank reads) to " +
+                                   std::to_string(kWidest));
   }
   return std::unique_ptr<SelectionPolicy>(
-      std::make_unique<TopKPolicy>(ScoreSource::kCodes, codes_only, overfetch));
+      std::make_unique<TopKPolicy>(TopKPolicy::Options{.source = ScoreSource::kCodes,
+                                                       .codes_only = codes_only,
+                                                       .overfetch = overfetch,
+                                                       .certify_most = certify ? widen : 0}));
 }
 
 Result<std::unique_ptr<SelectionPolicy>> CreateFlatPolicy(const SpecString& spec) {
   PQCACHE_RETURN_IF_ERROR(spec.CheckKnown({}));
   return std::unique_ptr<SelectionPolicy>(
-      std::make_unique<TopKPolicy>(ScoreSource::kKeys, false, 1));
+      std::make_unique<TopKPolicy>(TopKPolicy::Options{.source = ScoreSource::kKeys}));
 }
 
 }  // namespace pqcache

@@ -236,7 +236,7 @@ struct CoarseRig {
     rig = std::make_unique<Rig>(&layers, options);
     rig->Prefill(0, 940);
   }
-  float nats(int g) const { return rig->attention().corrections()[0].nats(g); }
+  float nats(int g) const { return rig->attention().memory()[0].correction.nats(g); }
   Sequence Scored(const Split& split) const {
     return WithDecodedKeys(layers[0], *options.codebooks, 0, split.begin, split.end);
   }

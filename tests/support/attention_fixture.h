@@ -280,6 +280,7 @@ class Rig {
     cache_ = parent.cache_->Fork(NewContextId({}, FingerprintOf("model"))).value();
     attention_ =
         attention::CacheAttention::Create(options_.attention, cache_.get(), &pool_).value();
+    attention_->set_memory(parent.attention_->memory());
   }
 
   std::vector<float> Prefill(int64_t begin, int64_t end) {

@@ -235,6 +235,25 @@ class CommandLine(unittest.TestCase):
         self.expect(1, "FAIL: the share of equal top tokens", *common, "--policy", "exact",
                     "--min-agreement", "1.1")
 
+    def test_what_is_certified_is_exact(self):
+        text = self.path("text.txt")
+        pathlib.Path(text).write_text("The sea was calm and the ship lay still. " * 200,
+                                      encoding="utf-8")
+        common = ["check", "-m", MODEL, "--codebooks", self.codebooks, "-f", text, "--ctx", "1200",
+                  "--last", "9", "--attn-top-k", "20", "--min-agreement", "0", "--max-kl", "9",
+                  "--json"]
+        wide = json.loads(self.expect(0, "", *common, "--policy",
+                                      "pq:certify,widen=1000").stdout)["attention"]
+        self.assertEqual([wide["certified"], wide["proven"], wide["disproved"]], [1, 1, 0])
+        self.assertAlmostEqual(wide["recall"], 1)
+        narrow = json.loads(self.expect(0, "", *common, "--policy",
+                                        "pq:certify,rerank=2,widen=2").stdout)["attention"]
+        self.assertEqual(narrow["ranked"], 40)
+        self.assertEqual(narrow["disproved"], 0)
+        self.assertLess(narrow["certified"], 1)
+        self.assertLessEqual(narrow["certified"], narrow["proven"])
+        self.assertLessEqual(narrow["proven"], narrow["recall"])
+
     def test_numbers_that_would_overflow(self):
         huge = "9223372036854775807"
         for flag in ("--offset", "--windows", "--last"):
@@ -469,6 +488,10 @@ class CommandLine(unittest.TestCase):
         self.assertLessEqual(answer["kv_bytes_resident_peak"], 3 << 20)
         self.assertEqual(self.generate(*ask, store.replace("3M", "64M"))["tokens"],
                          answer["tokens"])
+        # Bounds are of keys, which lie in the pages.
+        proofs = self.generate(*ask, store, "--policy", "pq:certify,widen=1000", "--attn-top-k",
+                               "8", "--shadow", "1")["attention"]
+        self.assertEqual([proofs["certified"], proofs["disproved"]], [1, 0])
         self.expect(1, "no stored context 'nope', there are: copy, doc", "generate", "-m", MODEL,
                     "-p", "x", "--context", "nope", *common, store)
         self.expect(1, "no stored context 'doc'", "generate", "-m", MODEL, "-p", "x", "--context",

@@ -282,6 +282,23 @@ TEST(TopKPolicy, RerankIsTheOverfetch) {
               "keeps no exact keys");
 }
 
+TEST(TopKPolicy, CertifyReadsMoreAndSaysHowMuchAtMost) {
+  EXPECT_EQ((*CreatePolicy("pq:rerank=4"))->certify_most(), 0);
+  const auto policy = CreatePolicy("pq:certify").value();
+  EXPECT_EQ(policy->overfetch(), 4);
+  EXPECT_EQ(policy->certify_most(), 16);
+  const auto wide = CreatePolicy("pq:certify,rerank=2,widen=1000").value();
+  EXPECT_EQ(wide->overfetch(), 2);
+  EXPECT_EQ(wide->certify_most(), 1000);
+  ExpectError(CreatePolicy("pq:certify,rerank=1"), StatusCode::kInvalidArgument,
+              "pq:certify with pq:rerank 1, expected 2 to 16");
+  ExpectError(CreatePolicy("pq:certify,rerank=8,widen=7"), StatusCode::kInvalidArgument,
+              "pq:widen is 7, expected 8");
+  ExpectError(CreatePolicy("pq:widen=20"), StatusCode::kInvalidArgument, "without pq:certify");
+  ExpectError(CreatePolicy("pq:certify,codes_only"), StatusCode::kInvalidArgument,
+              "keeps no exact keys, which pq:certify ranks by");
+}
+
 TEST(TopKPolicy, NamesChooseTheScoreSource) {
   EXPECT_EQ((*CreatePolicy("pq"))->score_source(), ScoreSource::kCodes);
   EXPECT_FALSE((*CreatePolicy("pq"))->codes_only());

@@ -1,0 +1,62 @@
+#include "attention/exact_proof.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "pqcache/base/top_k.h"
+
+namespace pqcache::attention {
+namespace {
+
+struct Scratch {
+  std::vector<int32_t> top_k;
+  std::vector<float> doubts, best;
+  std::vector<int64_t> places, kept;
+};
+
+Scratch& ThreadScratch() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+}  // namespace
+
+void FindDoubtful(std::span<const float> bounds, std::span<const float> exact, int64_t k,
+                  int64_t most, std::vector<int64_t>* doubtful) {
+  Scratch& scratch = ThreadScratch();
+  const float worst = KthLargest(exact.data(), std::ssize(exact), k, &scratch.top_k);
+  doubtful->clear();
+  for (size_t t = 0; t < bounds.size(); ++t) {
+    if (bounds[t] >= worst) doubtful->push_back(static_cast<int64_t>(t));
+  }
+  if (std::ssize(*doubtful) <= most) return;
+  scratch.doubts.clear();
+  for (const int64_t t : *doubtful) scratch.doubts.push_back(bounds[static_cast<size_t>(t)]);
+  scratch.places.swap(*doubtful);
+  SelectTopK(scratch.doubts.data(), std::ssize(scratch.doubts), most, &scratch.top_k,
+             &scratch.kept);
+  doubtful->clear();
+  for (const int64_t i : scratch.kept) doubtful->push_back(scratch.places[static_cast<size_t>(i)]);
+}
+
+int64_t CountProven(std::span<const float> bounds, std::span<const float> exact, int64_t k) {
+  if (k == 0) return 0;
+  Scratch& scratch = ThreadScratch();
+  std::vector<float>& best = scratch.best;
+  best.assign(exact.begin(), exact.end());
+  std::partial_sort(best.begin(), best.begin() + k, best.end(), std::greater<>());
+  std::vector<float>& doubts = scratch.doubts;
+  doubts.clear();
+  for (const float bound : bounds) {
+    if (bound >= best[static_cast<size_t>(k - 1)]) doubts.push_back(bound);
+  }
+  std::sort(doubts.begin(), doubts.end(), std::greater<>());
+  size_t rivals = 0;  // bounds that reach the exact logit at hand
+  for (int64_t i = 0; i < k; ++i) {
+    while (rivals < doubts.size() && doubts[rivals] >= best[static_cast<size_t>(i)]) ++rivals;
+    if (i + static_cast<int64_t>(rivals) >= k) return i;
+  }
+  return k;
+}
+
+}  // namespace pqcache::attention

@@ -1,0 +1,17 @@
+#pragma once
+
+// What decode steps of one layer and KV head leave to the next ones, beside what the cache holds.
+
+#include "attention/mass_correction.h"
+#include "pqcache/index/residual_norms.h"
+
+namespace pqcache::attention {
+
+struct HeadMemory {
+  explicit HeadMemory(int group) : correction(group) {}
+
+  MassCorrection correction;  // under a budget of mass
+  ResidualNorms norms;        // of all paged tokens, under a policy that certifies
+};
+
+}  // namespace pqcache::attention
