@@ -157,6 +157,7 @@ Result<HeadStepConfig> CacheAttention::ConfigFor(const AttentionInput& input) {
   config.budget = options_.budget;
   config.per_head = options_.per_head || options_.policy->certify_most() > 0;
   config.tail = options_.tail;
+  config.widen_misfit = options_.widen_misfit;
   config.sliding_window = options_.sliding_window;
   config.rope = options_.rope.get();
   const bool keyless = cache_->options().page.layout == PageLayout::kValueOnly;

@@ -25,6 +25,7 @@ struct CacheAttentionOptions {
   SelectionBudget budget;
   bool per_head = false;
   TailMode tail = TailMode::kDrop;
+  bool widen_misfit = false;   // see HeadStepConfig
   int dense_layers = 0;        // the first so many layers attend exactly
   int shadow_every = 0;        // every n-th step of one token is judged by exact attention; 0: none
   int64_t sliding_window = 0;  // of the model

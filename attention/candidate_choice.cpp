@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "attention/sliding_window.h"
+#include "pqcache/cache/codebook_fit.h"
 #include "pqcache/index/best_codes.h"
 
 namespace pqcache::attention {
@@ -13,6 +14,7 @@ namespace {
 constexpr int64_t kManyCandidates = 2048;
 // Under a budget of mass, codes have to be checked against so many tokens, however few would do.
 constexpr int64_t kLeastByMass = 32;
+constexpr int64_t kMisfitOverfetch = 4;
 
 // Kept by each thread for all of its heads, so that it stays in the caches of the CPU.
 struct Scratch {
@@ -49,6 +51,10 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
   per_query_ = config.per_head && (scored_ || chosen) && q > 1;
   scored_all_ = scored_ && !CanFindBest(config, head, index);
   overfetch_ = usable && !chosen ? policy.overfetch() : 1;
+  if (config.widen_misfit && index == head.codes() && index != nullptr && !policy.codes_only() &&
+      config.budget.mass == 0 && IsMisfit(head)) {
+    overfetch_ = std::max(overfetch_, kMisfitOverfetch);
+  }
   tokens_ = std::min(config.budget.TokensFor(head.tokens()), size());
   lists_.resize(per_query_ ? static_cast<size_t>(q) : 1);
   if (chosen) return TakeChosen(config, head);

@@ -158,6 +158,7 @@ class GenerateCommand : public Command {
     if (attention_.store != "memory") return refuse("--store");
     if (attention_.shadow > 0) return refuse("--shadow");
     if (options_.tail != attention::TailMode::kDrop) return refuse("--tail estimate");
+    if (options_.widen_misfit) return refuse("--on-misfit widen");
     return Status::Ok();
   }
 

@@ -132,6 +132,10 @@ void AttentionFlags::Declare(Flags* flags) {
                 "then the most");
   flags->Count("--dense-layers", &dense_layers, "first layers that attend exactly");
   flags->Text("--tail", &tail, "unselected tokens: drop or estimate");
+  flags->Text(
+      "--on-misfit", &on_misfit,
+      "heads that the codebooks do not fit: warn, or widen: warn and rank four times as many "
+      "tokens by their exact keys (pq, a budget of tokens or a ratio)");
   flags->Text("--gqa", &gqa, "query heads of a group select: shared or per-head");
 }
 
@@ -151,6 +155,7 @@ Status AttentionFlags::Prepare() {
   PQCACHE_RETURN_IF_ERROR(CheckRange("--shadow", shadow, 0, 1 << 30));
   PQCACHE_RETURN_IF_ERROR(CheckWord("--tail", tail, "drop", "estimate"));
   PQCACHE_RETURN_IF_ERROR(CheckWord("--gqa", gqa, "shared", "per-head"));
+  PQCACHE_RETURN_IF_ERROR(CheckWord("--on-misfit", on_misfit, "warn", "widen"));
   const bool has_ratio = ratio != -1, has_mass = mass != -1, has_top_k = top_k != -1;
   if (has_ratio) PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-ratio", ratio));
   if (has_mass) PQCACHE_RETURN_IF_ERROR(CheckShare("--attn-mass", mass));
@@ -185,6 +190,7 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
   const bool scores = options.policy->score_source() != ScoreSource::kNone;
   options.tail =
       tail == "estimate" && scores ? attention::TailMode::kEstimate : attention::TailMode::kDrop;
+  options.widen_misfit = on_misfit == "widen";
   options.dense_layers = static_cast<int>(dense_layers);
   // Where tokens are dropped, there is nothing to judge a step by.
   options.shadow_every = options.policy->drops() ? 0 : static_cast<int>(shadow);

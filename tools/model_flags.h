@@ -63,9 +63,10 @@ Result<Model> LoadModel(const ModelFlags& flags);
 Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir);
 
 // --codebooks, --attn-top-k, --attn-ratio, --attn-mass, --n-sink, --local-window, --dense-layers,
-// --tail, --gqa, --store, --page-tokens, --cache-salt
+// --tail, --on-misfit, --gqa, --store, --page-tokens, --cache-salt
 struct AttentionFlags {
-  std::string codebooks, tail = "drop", gqa = "shared", store = "memory", cache_salt;
+  std::string codebooks, tail = "drop", gqa = "shared", on_misfit = "warn", store = "memory",
+                         cache_salt;
   int64_t top_k = -1, n_sink = 16, local_window = 256, dense_layers = 0, shadow = 0;
   int64_t page_tokens = 16;
   double ratio = -1, mass = -1;  // -1: not given

@@ -30,6 +30,10 @@ inline constexpr double kForeignKeys = 1.3;
 // finite do not count. The cache must not change meanwhile.
 CodebookFit FitOf(const KvCache& cache);
 
+// Of one head: its codes are of other text than its codebook, all of them or the newest. False if
+// it is not known.
+bool IsMisfit(const HeadCache& head);
+
 // What to tell a user; empty if the codebooks fit.
 std::string DescribeMisfit(const CodebookFit& fit);
 

@@ -86,6 +86,50 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"tail_per_head", 500, 2, true, TailMode::kEstimate, true}),
     [](const auto& test) { return test.param.name; });
 
+// A cache of 1,000 tokens whose codebook says that keys lie `residual` times as far from their
+// codes as they do.
+std::vector<float> StepWithResidual(const Layers& layers, double residual, bool widen,
+                                    const std::string& policy, HeadStats* stats) {
+  RigOptions options = SmallSplit(policy, {.tokens = 30});
+  options.attention.widen_misfit = widen;
+  options.attention.shadow_every = 1;
+  const auto plain = RandomCodebooks(layers, "4x4");
+  auto set = std::make_shared<CodebookSet>(*plain);
+  std::vector<uint8_t> codes(static_cast<size_t>(layers[0].tokens) * 4);
+  double sum = 0;
+  plain->heads[0].Encode(0, layers[0].tokens, layers[0].keys.data(), codes.data(), &sum);
+  set->heads[0] =
+      set->heads[0]
+          .WithResidual(static_cast<float>(residual * sum / static_cast<double>(layers[0].tokens)))
+          .value();
+  options.codebooks = set;
+  Rig rig(&layers, options);
+  rig.Prefill(0, layers[0].tokens - 1);
+  const std::vector<float> out = rig.Decode(layers[0].tokens - 1);
+  *stats = rig.stats().Total();
+  return out;
+}
+
+TEST(WidenMisfit, RanksByExactKeysWhereTheCodebookDoesNotFit) {
+  const Layers layers = {RandomSequence(3, 1000, 2, 1, 32)};
+  HeadStats stats, expected;
+  const std::vector<float> plain = StepWithResidual(layers, 1, false, "pq", &expected);
+  const std::vector<float> reranked = StepWithResidual(layers, 1, false, "pq:rerank=4", &expected);
+  EXPECT_EQ(StepWithResidual(layers, 1, true, "pq", &stats), plain);  // it fits
+  EXPECT_EQ(stats.ranked, 0);
+  EXPECT_EQ(StepWithResidual(layers, 0.5, true, "pq", &stats), reranked);
+  EXPECT_EQ(stats.ranked, 4 * 30);
+  EXPECT_EQ(stats.recall, expected.recall);
+  EXPECT_EQ(StepWithResidual(layers, 0.5, false, "pq", &stats), plain);
+  // What over-fetches more already, or has no codes to mistrust, stays as it is.
+  EXPECT_EQ(StepWithResidual(layers, 0.5, true, "pq:rerank=8", &stats),
+            StepWithResidual(layers, 1, true, "pq:rerank=8", &expected));
+  EXPECT_EQ(stats.ranked, 8 * 30);
+  EXPECT_EQ(StepWithResidual(layers, 0.5, true, "flat", &stats),
+            StepWithResidual(layers, 1, false, "flat", &expected));
+  EXPECT_EQ(stats.ranked, 0);
+}
+
 TEST(RerankErrors, ABudgetOfMassIsRefused) {
   const Layers layers = {RandomSequence(3, 100, 2, 1, 32)};
   RigOptions options = SmallSplit("pq:rerank=2", {.mass = 0.9});

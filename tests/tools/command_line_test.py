@@ -135,6 +135,9 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(fit["mean"] > 1.3, foreign, fit)
             warned = "codebooks do not fit this text" in done.stderr.decode()
             self.assertEqual(warned, foreign, fit)
+            widened = self.generate("--codebooks", codebooks, "-p", text, "--local-window", "32",
+                                    "--attn-top-k", "20", "--on-misfit", "widen")["attention"]
+            self.assertEqual(widened.get("ranked", 0) > 20, foreign, widened)
         short = self.generate("--codebooks", codebooks, "-p", "Too short to tell.")
         self.assertIsNone(short["codebook_fit"])
 

@@ -129,6 +129,18 @@ TEST_F(CodebookFitTest, AHeadThatIsNotFiniteDoesNotCount) {
   EXPECT_FALSE(fit.layer == 1 && fit.kv_head == 0);
 }
 
+TEST_F(CodebookFitTest, OneHeadMayBeAMisfitAndOthersNot) {
+  const float residual = static_cast<float>(FitOfKeys({.residual = 1}).worst);
+  FitOfKeys({.residual = residual, .first_long = kTokens - 700, .factor = 5});
+  for (int layer = 0; layer < 2; ++layer) {
+    for (int head = 0; head < 2; ++head) {
+      EXPECT_EQ(IsMisfit(cache_->head(layer, head)), layer == 1 && head == 0);
+    }
+  }
+  FitOfKeys({.residual = 0, .factor = 5});
+  EXPECT_FALSE(IsMisfit(cache_->head(1, 0)));  // not known
+}
+
 TEST_F(CodebookFitTest, AForkRemembers) {
   const CodebookFit fit = FitOfKeys({});
   const auto fork = cache_->Fork(NewContextId({}, FingerprintOf("model"))).value();
