@@ -53,10 +53,10 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
         ", mass " + std::to_string(b.mass) +
         ", expected tokens >= 0 or a ratio in [0, 1], not both, and a mass in [0, 1]");
   }
-  if (b.mass > 0 && o.policy->overfetch() > 1) {
+  if (b.mass > 0 && (o.policy->overfetch() > 1 || o.policy->sticky_nats())) {
     return Status::InvalidArgument(
         "budget: mass " + std::to_string(b.mass) +
-        " under pq:rerank, which ranks a number of tokens, expected tokens or a ratio");
+        " under pq:rerank or pq:sticky, which rank a number of tokens, expected tokens or a ratio");
   }
   const auto selector = o.policy->NewSelector(ShapeOf(o, cache));
   if (selector != nullptr && b.mass > 0) {

@@ -1,9 +1,11 @@
 #include "attention/candidate_choice.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 
 #include "attention/sliding_window.h"
+#include "pqcache/base/check.h"
 #include "pqcache/cache/codebook_fit.h"
 #include "pqcache/index/best_codes.h"
 
@@ -55,6 +57,7 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
       config.budget.mass == 0 && IsMisfit(head)) {
     overfetch_ = std::max(overfetch_, kMisfitOverfetch);
   }
+  ranked_ = overfetch_ > 1 || (usable && policy.sticky_nats());
   tokens_ = std::min(config.budget.TokensFor(head.tokens()), size());
   lists_.resize(per_query_ ? static_cast<size_t>(q) : 1);
   if (chosen) return TakeChosen(config, head);
@@ -96,6 +99,7 @@ bool CandidateChoice::CanFindBest(const HeadStepConfig& config, const HeadCache&
   // The mean value that the head keeps is of all candidates only if no sliding window hides any.
   const bool hidden = begin() > head.sink_tokens();
   const bool scores_needed = config.policy->codes_only() || config.policy->certify_most() > 0 ||
+                             config.policy->sticky_nats() ||
                              (config.tail == TailMode::kEstimate && hidden);
   return index == head.codes() && config.policy->selects_best() && config.budget.mass == 0 &&
          !scores_needed && size() >= kManyCandidates;
@@ -113,6 +117,21 @@ void CandidateChoice::FindBest(const HeadCache& head, const float* queries, floa
   best.Select(*head.codes(), request, &lists_);
   unselected_lse_.clear();
   for (int i = 0; i < q; ++i) unselected_lse_.push_back(best.unselected_lse(i));
+}
+
+void CandidateChoice::AddLast(const std::vector<std::vector<int64_t>>& selected) {
+  PQCACHE_CHECK(selected.size() == lists_.size(), "a list for each");
+  std::vector<int64_t> found, last;
+  for (size_t list = 0; list < lists_.size(); ++list) {
+    found.swap(lists_[list]);
+    last.clear();
+    for (const int64_t t : selected[list]) {
+      if (t >= begin()) last.push_back(t - begin());  // a sliding window may have left it behind
+    }
+    lists_[list].clear();
+    std::set_union(found.begin(), found.end(), last.begin(), last.end(),
+                   std::back_inserter(lists_[list]));
+  }
 }
 
 void CandidateChoice::TakeChosen(const HeadStepConfig& config, const HeadCache& head) {

@@ -36,11 +36,14 @@ class CandidateChoice {
 
   // True: every query has a list of its own; false: one is for all.
   bool per_query() const { return per_query_; }
-  // Ascending positions relative to begin(). Under a policy that over-fetches, more than are to be
-  // attended to: `tokens` of them, for the caller to keep.
+  // Adds what the last step selected: ascending positions, a list for each of lists().
+  void AddLast(const std::vector<std::vector<int64_t>>& selected);
+
+  // Ascending positions relative to begin(). If ranked(), more than are to be attended to: tokens()
+  // of them, for the caller to keep.
   std::vector<std::vector<int64_t>>& lists() { return lists_; }
   const std::vector<std::vector<int64_t>>& lists() const { return lists_; }
-  int64_t overfetch() const { return overfetch_; }
+  bool ranked() const { return ranked_; }
   int64_t tokens() const { return tokens_; }
 
   // Scores come from an index; false: there are none, and nothing is known of the rest.
@@ -58,7 +61,7 @@ class CandidateChoice {
   void TakeChosen(const HeadStepConfig& config, const HeadCache& head);
 
   Candidates candidates_;
-  bool per_query_ = false, scored_ = false, scored_all_ = false;
+  bool per_query_ = false, scored_ = false, scored_all_ = false, ranked_ = false;
   int64_t overfetch_ = 1, tokens_ = 0;
   std::vector<std::vector<int64_t>> lists_;  // [1], or [Q]
   std::vector<float> scores_;                // [Q, N]

@@ -56,8 +56,8 @@ std::span<const float> ExactRanking::logits(size_t list) {
 }
 
 void ExactRanking::Keep(size_t list, const SelectionPolicy& policy, int64_t tokens,
-                        const float* rest_lse, std::vector<int64_t>* candidates,
-                        PartialAttention* state) {
+                        const float* rest_lse, const std::vector<bool>& favoured, float nats,
+                        std::vector<int64_t>* candidates, PartialAttention* state) {
   List& from = lists_[list];
   const int64_t n = std::ssize(from.rows);
   const int g = step_.g;
@@ -67,6 +67,13 @@ void ExactRanking::Keep(size_t list, const SelectionPolicy& policy, int64_t toke
   request.g = g;
   request.n = n;
   request.scores = exact.data();
+  if (!favoured.empty()) {
+    favoured_logits_.assign(exact.begin(), exact.end());
+    for (int64_t i = 0; i < g * n; ++i) {
+      if (favoured[i % n]) favoured_logits_[i] += nats;
+    }
+    request.scores = favoured_logits_.data();
+  }
   request.rest_lse = rest_lse;
   request.tokens = tokens;
   policy.Select(request, &scratch_, &from.kept);

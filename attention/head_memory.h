@@ -2,6 +2,9 @@
 
 // What decode steps of one layer and KV head leave to the next ones, beside what the cache holds.
 
+#include <cstdint>
+#include <vector>
+
 #include "attention/mass_correction.h"
 #include "pqcache/index/residual_norms.h"
 
@@ -12,6 +15,8 @@ struct HeadMemory {
 
   MassCorrection correction;  // under a budget of mass
   ResidualNorms norms;        // of all paged tokens, under a policy that certifies
+  // Positions that the last step selected, each list ascending, under a policy that is sticky.
+  std::vector<std::vector<int64_t>> selected;
 };
 
 }  // namespace pqcache::attention

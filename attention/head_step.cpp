@@ -78,6 +78,9 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   correction_ = remembers && config.budget.mass > 0 ? &memory->correction : nullptr;
   norms_ = remembers && config.policy->certify_most() > 0 ? &memory->norms : nullptr;
   choice_.Choose(config, head, queries, scale_, always_lse_, correction_);
+  last_ = remembers && config.policy->sticky_nats() ? &memory->selected : nullptr;
+  // Steps of several tokens, each query for itself, have other lists.
+  if (last_ != nullptr && last_->size() == choice_.lists().size()) choice_.AddLast(*last_);
   cursors_.assign(choice_.lists().size(), 0);
   certified_.assign(norms_ == nullptr ? 0 : choice_.lists().size(), false);
   if (correction_ != nullptr) {
@@ -91,7 +94,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
                    .lists = choice_.lists(),
                    .always_lse = always_lse_});
   }
-  if (choice_.overfetch() > 1) {
+  if (choice_.ranked()) {
     ranking_.Begin({.lists = choice_.lists().size(),
                     .g = choice_.per_query() ? 1 : num_queries_,
                     .format = PageFormat(head.page_shape()),
@@ -209,7 +212,7 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
                            ExactRanking::Rows kind) {
   if (rows.empty()) return;
   const RowFormat format = PageFormat(head_->page_shape());
-  if (choice_.overfetch() > 1) return ranking_.Add(static_cast<size_t>(list), rows, kind);
+  if (choice_.ranked()) return ranking_.Add(static_cast<size_t>(list), rows, kind);
   if (correction_ != nullptr) sample_.Add(static_cast<size_t>(list), first, rows);
   PartialAttention* state = &state_;
   const float* queries = queries_;
@@ -348,6 +351,24 @@ void HeadStep::Prove(size_t list, HeadStats* stats) {
   stats->proven += k == 0 ? 1.0 : static_cast<double>(proven) / static_cast<double>(k);
 }
 
+// [C] of the list's candidates; empty: none was.
+std::vector<bool> HeadStep::SelectedLast(size_t list) const {
+  if (last_ == nullptr || last_->size() != choice_.lists().size()) return {};
+  std::vector<bool> selected;
+  for (const int64_t t : choice_.lists()[list]) {
+    const std::vector<int64_t>& last = (*last_)[list];
+    selected.push_back(std::binary_search(last.begin(), last.end(), choice_.begin() + t));
+  }
+  return selected;
+}
+
+void HeadStep::LeaveSelected() {
+  *last_ = choice_.lists();
+  for (std::vector<int64_t>& list : *last_) {
+    for (int64_t& t : list) t += choice_.begin();
+  }
+}
+
 // Of the candidates that were found, by their keys. The others count with their exact logits for
 // what is estimated of the rest.
 void HeadStep::KeepBest(HeadStats* stats) {
@@ -374,7 +395,8 @@ void HeadStep::KeepBest(HeadStats* stats) {
       rest_lse[i] = static_cast<float>(LogSumExp(scores, n));
     }
     if (per_query) single.Reset(1, dim_);
-    ranking_.Keep(list, *config_.policy, choice_.tokens(), rest_lse.data(), &choice_.lists()[list],
+    ranking_.Keep(list, *config_.policy, choice_.tokens(), rest_lse.data(), SelectedLast(list),
+                  config_.policy->sticky_nats().value_or(0), &choice_.lists()[list],
                   per_query ? &single : &state_);
     // Those that widening added stand behind the others.
     std::sort(choice_.lists()[list].begin(), choice_.lists()[list].end());
@@ -441,7 +463,8 @@ void HeadStep::AddScoredTail(int g, HeadStats* stats) {
 
 void HeadStep::Finish(float* out, HeadStats* stats) {
   AddOpenPage();
-  if (choice_.overfetch() > 1) KeepBest(stats);
+  if (choice_.ranked()) KeepBest(stats);
+  if (last_ != nullptr) LeaveSelected();
   Record(stats);
   if (correction_ != nullptr) sample_.Finish(correction_);
   if (choice_.scored()) AddTail(stats);

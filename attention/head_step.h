@@ -76,6 +76,8 @@ class HeadStep {
   void FindBounds(size_t list, std::vector<float>* bounds);
   void KeepBest(HeadStats* stats);
   void Prove(size_t list, HeadStats* stats);
+  std::vector<bool> SelectedLast(size_t list) const;
+  void LeaveSelected();
   void AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
                   const float* queries, PartialAttention* state);
   void AddAdjusted(int list, std::span<const uint8_t* const> rows, size_t first, const float* query,
@@ -105,6 +107,8 @@ class HeadStep {
   MassSample sample_;                     // with a correction
   const ResidualNorms* norms_ = nullptr;  // of a choice that is to be proven
   std::vector<bool> certified_;           // [lists]
+  // Of a policy that is sticky: what the last step selected, and where to leave it for the next.
+  std::vector<std::vector<int64_t>>* last_ = nullptr;
 };
 
 }  // namespace pqcache::attention

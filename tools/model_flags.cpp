@@ -179,8 +179,8 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
     const std::string& policy) const {
   attention::CacheAttentionOptions options;
   PQCACHE_ASSIGN_OR_RETURN(options.policy, CreatePolicy(policy));
-  const bool meets_mass =
-      options.policy->score_source() != ScoreSource::kNone && options.policy->overfetch() == 1;
+  const bool meets_mass = options.policy->score_source() != ScoreSource::kNone &&
+                          options.policy->overfetch() == 1 && !options.policy->sticky_nats();
   if (budget.mass > 0 && options.policy->uses_budget() && !meets_mass) {
     return Status::InvalidArgument("policy " + policy +
                                    " takes no --attn-mass, expected --attn-top-k or --attn-ratio");

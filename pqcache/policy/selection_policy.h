@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -87,9 +88,13 @@ class SelectionPolicy {
   // So many times the tokens of the budget are taken by score and ranked once more by their exact
   // keys, which says which of them are attended to; 1: the scores say. Budgets of tokens only.
   virtual int overfetch() const { return 1; }
-  // Above 0: a step proves which of its tokens are the exactly best ones. For that it reads, beside
-  // the over-fetched, tokens that may be among them, in all up to so many times those of the
-  // budget.
+  // Given: tokens that the last step selected are candidates, too, and all are ranked by their
+  // exact keys, those of the last step as if their logits were so much larger. Budgets of tokens
+  // only.
+  virtual std::optional<float> sticky_nats() const { return std::nullopt; }
+  // Above 0: each query head selects for itself, and a step proves which of its tokens are the
+  // exactly best ones. For that it reads, beside the over-fetched, tokens that may be among them,
+  // in all up to so many times those of the budget.
   virtual int certify_most() const { return 0; }
   // True: with a budget of tokens it takes the best by score, so that whoever can find those
   // without a score for every candidate need not call Select.

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <string>
 
 #include "pqcache/base/top_k.h"
@@ -91,12 +92,14 @@ class TopKPolicy : public SelectionPolicy {
     ScoreSource source = ScoreSource::kCodes;
     bool codes_only = false;
     int overfetch = 1, certify_most = 0;
+    std::optional<float> sticky_nats = std::nullopt;
   };
   explicit TopKPolicy(const Options& options) : options_(options) {}
 
   ScoreSource score_source() const override { return options_.source; }
   bool codes_only() const override { return options_.codes_only; }
   int overfetch() const override { return options_.overfetch; }
+  std::optional<float> sticky_nats() const override { return options_.sticky_nats; }
   int certify_most() const override { return options_.certify_most; }
   bool selects_best() const override { return true; }
   void Select(const SelectionRequest& request, SelectionScratch* scratch,
@@ -115,7 +118,7 @@ class TopKPolicy : public SelectionPolicy {
 }  // namespace
 
 Result<std::unique_ptr<SelectionPolicy>> CreatePqPolicy(const SpecString& spec) {
-  constexpr std::string_view kKnown[] = {"codes_only", "rerank", "certify", "widen"};
+  constexpr std::string_view kKnown[] = {"codes_only", "rerank", "sticky", "certify", "widen"};
   constexpr int kMostOverfetch = 16;
   constexpr int kOverfetchToCertify = 4;
   constexpr int kWidest = 1 << 20;
@@ -129,9 +132,21 @@ Result<std::unique_ptr<SelectionPolicy>> CreatePqPolicy(const SpecString& spec) 
     return Status::InvalidArgument("pq:rerank is " + std::to_string(overfetch) +
                                    ", expected 1 to " + std::to_string(kMostOverfetch));
   }
-  if (codes_only && overfetch > 1) {
-    return Status::InvalidArgument("pq:codes_only keeps no exact keys, which pq:" +
-                                   std::string(certify ? "certify" : "rerank") + " ranks by");
+  PQCACHE_ASSIGN_OR_RETURN(const double sticky, spec.ShareOr("sticky", 0));
+  if (sticky == 1) {
+    return Status::InvalidArgument(
+        "pq:sticky is 1, with which nothing new is selected; expected less");
+  }
+  std::optional<float> sticky_nats;
+  if (spec.args.contains("sticky")) sticky_nats = static_cast<float>(-std::log1p(-sticky));
+  if (codes_only && (overfetch > 1 || sticky_nats)) {
+    const char* ranks = certify ? "certify" : overfetch > 1 ? "rerank" : "sticky";
+    return Status::InvalidArgument(
+        "pq:codes_only keeps no exact keys, which pq:" + std::string(ranks) + " ranks by");
+  }
+  if (certify && sticky_nats) {
+    return Status::InvalidArgument(
+        "pq:certify with pq:sticky, which selects others than the exactly best tokens");
   }
   if (certify && overfetch < 2) {
     return Status::InvalidArgument("pq:certify with pq:rerank " + std::to_string(overfetch) +
@@ -149,7 +164,8 @@ Result<std::unique_ptr<SelectionPolicy>> CreatePqPolicy(const SpecString& spec) 
       std::make_unique<TopKPolicy>(TopKPolicy::Options{.source = ScoreSource::kCodes,
                                                        .codes_only = codes_only,
                                                        .overfetch = overfetch,
-                                                       .certify_most = certify ? widen : 0}));
+                                                       .certify_most = certify ? widen : 0,
+                                                       .sticky_nats = sticky_nats}));
 }
 
 Result<std::unique_ptr<SelectionPolicy>> CreateFlatPolicy(const SpecString& spec) {

@@ -146,7 +146,7 @@ TEST(RerankErrors, ABudgetOfMassIsRefused) {
   ASSERT_OK(cache);
   ExpectError(CacheAttention::Create(options.attention, cache->get(), &pool),
               StatusCode::kInvalidArgument,
-              "which ranks a number of tokens, expected tokens or a ratio");
+              "which rank a number of tokens, expected tokens or a ratio");
 }
 
 }  // namespace

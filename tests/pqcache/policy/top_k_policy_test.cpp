@@ -282,6 +282,17 @@ TEST(TopKPolicy, RerankIsTheOverfetch) {
               "keeps no exact keys");
 }
 
+TEST(TopKPolicy, StickyIsTheShareThatANewTokenMustExceedBy) {
+  EXPECT_FALSE((*CreatePolicy("pq"))->sticky_nats());
+  EXPECT_EQ((*CreatePolicy("pq:sticky=0"))->sticky_nats(), 0.0f);
+  EXPECT_FLOAT_EQ(*(*CreatePolicy("pq:sticky=0.5"))->sticky_nats(), std::log(2.0f));
+  ExpectError(CreatePolicy("pq:sticky=1"), StatusCode::kInvalidArgument, "pq:sticky is 1");
+  ExpectError(CreatePolicy("pq:sticky=0.5,certify"), StatusCode::kInvalidArgument,
+              "pq:certify with pq:sticky");
+  ExpectError(CreatePolicy("pq:sticky=0.5,codes_only"), StatusCode::kInvalidArgument,
+              "keeps no exact keys, which pq:sticky ranks by");
+}
+
 TEST(TopKPolicy, CertifyReadsMoreAndSaysHowMuchAtMost) {
   EXPECT_EQ((*CreatePolicy("pq:rerank=4"))->certify_most(), 0);
   const auto policy = CreatePolicy("pq:certify").value();
