@@ -40,7 +40,7 @@ class StoredSession : public SmallDecoderTest {
   std::vector<std::vector<float>> Uninterrupted() {
     storage::MemoryPageStore store(storage::kNoMemoryLimit);
     storage_.store = &store;
-    const auto session = Session::Create(decoder_.get(), storage_, Flat(9));
+    const auto session = Session::Create(decoder_.get(), storage_, attention_);
     EXPECT_OK((*session)->Prefill(tokens_, 0, nullptr));
     return Ask(session->get());
   }
@@ -61,7 +61,7 @@ class StoredSession : public SmallDecoderTest {
     ResumableOptions options;
     options.storage = storage_;
     options.storage.store = store;
-    options.attention = Flat(9);
+    options.attention = attention_;
     options.on_missing = on_missing;
     options.make_memory_store = make_memory_store;
     options.on_recomputed = [this](Session*) { ++mended_; };
@@ -73,6 +73,7 @@ class StoredSession : public SmallDecoderTest {
   }
 
   const std::vector<int64_t> question_ = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5};
+  attention::CacheAttentionOptions attention_ = Flat(9);
   int mended_ = 0;
 };
 

@@ -27,6 +27,20 @@ TEST_F(StoredSession, AnswersToTheBitLikeTheRunThatStoredIt) {
   }
 }
 
+// What they remember of the keys is not stored: it is made again from the pages.
+TEST_F(StoredSession, PoliciesThatRememberAnswerToTheBitLikeThatRun) {
+  const auto flat = Uninterrupted();
+  for (const char* policy : {"quest:page=4", "blocks:rep=mean,block=8", "blocks:rep=max,block=8",
+                             "blocks:rep=fixed,block=8,token_step=3", "magicpig:K=2,L=8"}) {
+    attention_.policy = CreatePolicy(policy).value();
+    const auto expected = Uninterrupted();
+    EXPECT_NE(expected, flat);
+    const auto store = NewMemory();
+    Save(store.get());
+    EXPECT_EQ(Ask(Open(store.get(), OnMissing::kFail).get()), expected) << policy;
+  }
+}
+
 TEST_F(StoredSession, ComputesAgainWhatWasLostAndAnswersTheSame) {
   const auto expected = Uninterrupted();
   const auto is_row = [](const PageKey& key) { return key.kind == PageKind::kRows; };
