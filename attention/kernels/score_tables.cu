@@ -431,7 +431,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       p.budget_ratio > 0 ? llround(p.budget_ratio * tokens) : p.budget_tokens;
   const int k = int(min(wanted_tokens, (long long)(min(n, p.max_selected))));
   const float wanted = float(kSample) * k / max(n, 1);
-  const int rank = int(wanted + 3 * sqrtf(wanted)) + 4;
+  // A threshold that is too high costs a second scan. With position means, tokens that are sampled
+  // together lie alike, and what the sample finds scatters more.
+  const float deviations = p.codebooks.position_means == nullptr ? 3 : 6;
+  const int rank = int(wanted + deviations * sqrtf(wanted)) + 4;
   int least = 0;
   uint32_t offsets_02[kWords] = {}, offsets_13[kWords] = {};
   if (many && rank <= kSample) {
