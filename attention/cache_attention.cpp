@@ -53,16 +53,16 @@ Status CheckOptions(const CacheAttentionOptions& o, const KvCache& cache) {
         ", mass " + std::to_string(b.mass) +
         ", expected tokens >= 0 or a ratio in [0, 1], not both, and a mass in [0, 1]");
   }
-  if (b.mass > 0 && (o.policy->overfetch() > 1 || o.policy->sticky_nats())) {
-    return Status::InvalidArgument(
-        "budget: mass " + std::to_string(b.mass) +
-        " under pq:rerank or pq:sticky, which rank a number of tokens, expected tokens or a ratio");
+  if (b.mass > 0 && o.policy->uses_budget() && !o.policy->takes_mass()) {
+    return Status::InvalidArgument("budget: mass " + std::to_string(b.mass) +
+                                   ", which the policy does not take, expected tokens or a ratio");
+  }
+  if (b.mass > 0 && o.widen_misfit) {
+    return Status::InvalidArgument("budget: mass " + std::to_string(b.mass) +
+                                   " and widening where codebooks do not fit, which ranks a number "
+                                   "of tokens, expected tokens or a ratio");
   }
   const auto selector = o.policy->NewSelector(ShapeOf(o, cache));
-  if (selector != nullptr && b.mass > 0) {
-    return Status::InvalidArgument(
-        "a budget of mass needs a policy with scores (pq, flat), expected tokens or a ratio");
-  }
   if (selector != nullptr && selector->fixed_distance() && o.rope == nullptr) {
     return Status::InvalidArgument(
         "the policy changes distances, and no rotary embedding is given");
@@ -271,13 +271,18 @@ Status CacheAttention::ReadPagedKeys(
 uint64_t CacheAttention::policy_bytes() const {
   uint64_t bytes = record_ == nullptr ? 0 : record_->bytes_for(options_.policy->prompt_needs());
   for (const auto& selector : selectors_) bytes += selector == nullptr ? 0 : selector->bytes();
-  for (const HeadMemory& memory : memory_) bytes += memory.norms.bytes();
+  for (const HeadMemory& memory : memory_) bytes += memory.bytes();
   return bytes;
 }
 
 int64_t CacheAttention::MaxStepTokens(int64_t context) const {
   const KvCacheOptions& kept = cache_->options();
   if (options_.sliding_window > 0 || has_selectors_) return 1;
+  // A step that ranks holds rows of every list, which are as many as it has queries if each selects
+  // for itself.
+  const SelectionPolicy& policy = *options_.policy;
+  const bool ranks = policy.overfetch() > 1 || policy.sticky_nats() || options_.widen_misfit;
+  if (ranks && (options_.per_head || policy.certify_most() > 0)) return 1;
   const int64_t group = options_.heads / kept.kv_heads;
   const int64_t fit = kMaxStepScores / std::max<int64_t>(1, group * context);
   return std::max<int64_t>(1, std::min({kMaxStepTokens, int64_t{kept.local_window} / 4, fit}));

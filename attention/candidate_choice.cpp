@@ -54,7 +54,7 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
   scored_all_ = scored_ && !CanFindBest(config, head, index);
   overfetch_ = usable && !chosen ? policy.overfetch() : 1;
   if (config.widen_misfit && index == head.codes() && index != nullptr && !policy.codes_only() &&
-      config.budget.mass == 0 && IsMisfit(head)) {
+      policy.certify_most() == 0 && config.budget.mass == 0 && IsMisfit(head)) {
     overfetch_ = std::max(overfetch_, kMisfitOverfetch);
   }
   ranked_ = overfetch_ > 1 || (usable && policy.sticky_nats());

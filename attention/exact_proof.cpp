@@ -1,9 +1,12 @@
 #include "attention/exact_proof.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <limits>
 
 #include "pqcache/base/top_k.h"
+#include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
 namespace {
@@ -27,7 +30,8 @@ void FindDoubtful(std::span<const float> bounds, std::span<const float> exact, i
   const float worst = KthLargest(exact.data(), std::ssize(exact), k, &scratch.top_k);
   doubtful->clear();
   for (size_t t = 0; t < bounds.size(); ++t) {
-    if (bounds[t] >= worst) doubtful->push_back(static_cast<int64_t>(t));
+    // Not a number: nothing is known.
+    if (!(bounds[t] < worst)) doubtful->push_back(static_cast<int64_t>(t));
   }
   if (std::ssize(*doubtful) <= most) return;
   scratch.doubts.clear();
@@ -48,6 +52,7 @@ int64_t CountProven(std::span<const float> bounds, std::span<const float> exact,
   std::vector<float>& doubts = scratch.doubts;
   doubts.clear();
   for (const float bound : bounds) {
+    if (std::isnan(bound)) return 0;
     if (bound >= best[static_cast<size_t>(k - 1)]) doubts.push_back(bound);
   }
   std::sort(doubts.begin(), doubts.end(), std::greater<>());
@@ -57,6 +62,16 @@ int64_t CountProven(std::span<const float> bounds, std::span<const float> exact,
     if (i + static_cast<int64_t>(rivals) >= k) return i;
   }
   return k;
+}
+
+bool IsBest(std::span<const int64_t> selected, std::span<const float> logits, float rounding) {
+  float worst = std::numeric_limits<float>::infinity();
+  std::vector<float> others(logits.begin(), logits.end());
+  for (const int64_t t : selected) {
+    worst = std::min(worst, logits[static_cast<size_t>(t)]);
+    others[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
+  }
+  return MaxOf(others.data(), std::ssize(others)) <= worst + rounding;
 }
 
 }  // namespace pqcache::attention

@@ -3,6 +3,9 @@
 // What upper bounds of exact logits prove of a choice of the best k tokens. Tokens that were found
 // have an exact logit [C]; each of the others has a bound [N], minus infinity at the places of
 // those that were found.
+//
+// All of it is true but for the rounding of float32 sums: exact logits that differ by less are the
+// same here. Which of two equal tokens is selected is left open.
 
 #include <cstdint>
 #include <span>
@@ -12,7 +15,7 @@ namespace pqcache::attention {
 
 // Tokens that may be among the best k, and that one has to read to know: those whose bound reaches
 // the k-th largest of the exact logits, of too many the `most` with the highest bounds. Ascending
-// places in bounds. 1 <= k <= C.
+// places in bounds. 1 <= k <= C, most >= 0.
 void FindDoubtful(std::span<const float> bounds, std::span<const float> exact, int64_t k,
                   int64_t most, std::vector<int64_t>* doubtful);
 
@@ -20,5 +23,9 @@ void FindDoubtful(std::span<const float> bounds, std::span<const float> exact, i
 // that fewer than k tokens can surpass, found ones and bounds counted. k: the choice is exact.
 // 0 <= k <= C.
 int64_t CountProven(std::span<const float> bounds, std::span<const float> exact, int64_t k);
+
+// By exact logits [N] of all tokens: whether none that is not selected has a larger one, by more
+// than `rounding`, than one that is. This is what proofs are judged by.
+bool IsBest(std::span<const int64_t> selected, std::span<const float> logits, float rounding);
 
 }  // namespace pqcache::attention

@@ -44,7 +44,7 @@ void ExactRanking::Add(size_t list, std::span<const uint8_t* const> rows, Rows k
   }
 }
 
-std::span<const float> ExactRanking::logits(size_t list) {
+void ExactRanking::ArrangeLogits(size_t list) {
   List& of = lists_[list];
   const int64_t n = std::ssize(of.rows);
   const int g = step_.g;
@@ -52,11 +52,10 @@ std::span<const float> ExactRanking::logits(size_t list) {
   for (int64_t i = 0; i < n; ++i) {
     for (int q = 0; q < g; ++q) of.logits[q * n + i] = of.by_row[i * g + q];
   }
-  return of.logits;
 }
 
 void ExactRanking::Keep(size_t list, const SelectionPolicy& policy, int64_t tokens,
-                        const float* rest_lse, const std::vector<bool>& favoured, float nats,
+                        const float* rest_lse, std::span<const float> bonus,
                         std::vector<int64_t>* candidates, PartialAttention* state) {
   List& from = lists_[list];
   const int64_t n = std::ssize(from.rows);
@@ -67,13 +66,7 @@ void ExactRanking::Keep(size_t list, const SelectionPolicy& policy, int64_t toke
   request.g = g;
   request.n = n;
   request.scores = exact.data();
-  if (!favoured.empty()) {
-    favoured_logits_.assign(exact.begin(), exact.end());
-    for (int64_t i = 0; i < g * n; ++i) {
-      if (favoured[i % n]) favoured_logits_[i] += nats;
-    }
-    request.scores = favoured_logits_.data();
-  }
+  request.bonus = bonus.empty() ? nullptr : bonus.data();
   request.rest_lse = rest_lse;
   request.tokens = tokens;
   policy.Select(request, &scratch_, &from.kept);

@@ -33,17 +33,19 @@ class ExactRanking {
   enum class Rows { kStay, kGoAway };
   void Add(size_t list, std::span<const uint8_t* const> rows, Rows kind);
 
-  // Keeps the best `tokens` of the list's candidates, as many as rows were added, by the rule of
-  // the policy, and adds them to `state` [G]; `candidates` become those that are kept, in their
-  // order. rest_lse [G]: of the scores of tokens that are no candidates. favoured [C] tells whose
-  // logits are so many nats larger for the rule than they are; empty: nobody's.
+  // After ArrangeLogits: keeps the best `tokens` of the list's candidates, as many as rows were
+  // added, by the rule of the policy, and adds them to `state` [G]; `candidates` become those that
+  // are kept, in their order. rest_lse [G]: of the scores of tokens that are no candidates. bonus
+  // [C]: see SelectionRequest; or empty.
   void Keep(size_t list, const SelectionPolicy& policy, int64_t tokens, const float* rest_lse,
-            const std::vector<bool>& favoured, float nats, std::vector<int64_t>* candidates,
+            std::span<const float> bonus, std::vector<int64_t>* candidates,
             PartialAttention* state);
 
-  // Exact logits [G, C] of all candidates of a list, in the order of their rows,
-  std::span<const float> logits(size_t list);
-  // and the numbers [k] of those that were kept.
+  // Makes logits(list) of the rows that were added so far, for Keep and for its caller.
+  void ArrangeLogits(size_t list);
+  // Exact logits [G, C] of candidates of a list, in the order of their rows, and the numbers [k] of
+  // those that were kept.
+  std::span<const float> logits(size_t list) const { return lists_[list].logits; }
   const std::vector<int64_t>& kept(size_t list) const { return lists_[list].kept; }
 
  private:
@@ -57,7 +59,7 @@ class ExactRanking {
 
   Step step_;
   std::vector<List> lists_;
-  std::vector<float> block_, kept_logits_, favoured_logits_;
+  std::vector<float> block_, kept_logits_;
   std::vector<const uint8_t*> kept_rows_;
   std::vector<int64_t> kept_candidates_;
   SelectionScratch scratch_;

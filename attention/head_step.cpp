@@ -77,10 +77,14 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   const bool remembers = by_codes && memory != nullptr;
   correction_ = remembers && config.budget.mass > 0 ? &memory->correction : nullptr;
   norms_ = remembers && config.policy->certify_most() > 0 ? &memory->norms : nullptr;
+  PQCACHE_CHECK(norms_ == nullptr || config.per_head, "bounds are of the query of a list");
   choice_.Choose(config, head, queries, scale_, always_lse_, correction_);
   last_ = remembers && config.policy->sticky_nats() ? &memory->selected : nullptr;
-  // Steps of several tokens, each query for itself, have other lists.
-  if (last_ != nullptr && last_->size() == choice_.lists().size()) choice_.AddLast(*last_);
+  if (last_ != nullptr) {
+    // Of the first step nothing is known, nor of the queries of one with another number of tokens.
+    if (last_->size() != choice_.lists().size()) last_->assign(choice_.lists().size(), {});
+    choice_.AddLast(*last_);
+  }
   cursors_.assign(choice_.lists().size(), 0);
   certified_.assign(norms_ == nullptr ? 0 : choice_.lists().size(), false);
   if (correction_ != nullptr) {
@@ -321,9 +325,14 @@ void HeadStep::FindBounds(size_t list, std::vector<float>* bounds) {
   }
 }
 
+// There is a choice to make, and it is to be proven.
+bool HeadStep::ToProve() const {
+  return norms_ != nullptr && choice_.tokens() > 0 && choice_.tokens() < choice_.size();
+}
+
 void HeadStep::Widen() {
   pages_.clear();
-  if (norms_ == nullptr || choice_.tokens() == 0) return;
+  if (!ToProve()) return;
   AddOpenPage();
   std::vector<float>& bounds = ThreadScratch().bounds;
   std::vector<int64_t> doubtful;
@@ -331,6 +340,7 @@ void HeadStep::Widen() {
   for (size_t list = 0; list < choice_.lists().size(); ++list) {
     std::vector<int64_t>& found = choice_.lists()[list];
     FindBounds(list, &bounds);
+    ranking_.ArrangeLogits(list);
     FindDoubtful(bounds, ranking_.logits(list), choice_.tokens(), most - std::ssize(found),
                  &doubtful);
     found.insert(found.end(), doubtful.begin(), doubtful.end());
@@ -348,22 +358,25 @@ void HeadStep::Prove(size_t list, HeadStats* stats) {
   certified_[list] = proven == k;
   ++stats->proofs;
   stats->certified += proven == k ? 1 : 0;
-  stats->proven += k == 0 ? 1.0 : static_cast<double>(proven) / static_cast<double>(k);
+  stats->proven += static_cast<double>(proven) / static_cast<double>(k);
 }
 
-// [C] of the list's candidates; empty: none was.
-std::vector<bool> HeadStep::SelectedLast(size_t list) const {
-  if (last_ == nullptr || last_->size() != choice_.lists().size()) return {};
-  std::vector<bool> selected;
+// bonus [C] of the list's candidates for having been selected by the last step.
+void HeadStep::FindBonus(size_t list, std::vector<float>* bonus) const {
+  bonus->clear();
+  if (last_ == nullptr) return;
+  const float nats = *config_.policy->sticky_nats();
+  const std::vector<int64_t>& last = (*last_)[list];
   for (const int64_t t : choice_.lists()[list]) {
-    const std::vector<int64_t>& last = (*last_)[list];
-    selected.push_back(std::binary_search(last.begin(), last.end(), choice_.begin() + t));
+    const bool selected = std::binary_search(last.begin(), last.end(), choice_.begin() + t);
+    bonus->push_back(selected ? nats : 0);
   }
-  return selected;
 }
 
+// For the next step; of several tokens that select for themselves, what the newest selected.
 void HeadStep::LeaveSelected() {
-  *last_ = choice_.lists();
+  const size_t lists = choice_.lists().size() / (choice_.per_query() ? static_cast<size_t>(n_) : 1);
+  last_->assign(choice_.lists().end() - static_cast<int64_t>(lists), choice_.lists().end());
   for (std::vector<int64_t>& list : *last_) {
     for (int64_t& t : list) t += choice_.begin();
   }
@@ -378,11 +391,13 @@ void HeadStep::KeepBest(HeadStats* stats) {
   std::vector<float>& left = ThreadScratch().logits;
   std::vector<float> rest_lse(per_query ? 1 : static_cast<size_t>(num_queries_));
   std::vector<int64_t> found;
+  std::vector<float> bonus;
   for (size_t list = 0; list < choice_.lists().size(); ++list) {
     found = choice_.lists()[list];
+    ranking_.ArrangeLogits(list);
     stats->ranked +=
         static_cast<double>(found.size()) / static_cast<double>(choice_.lists().size());
-    if (norms_ != nullptr) Prove(list, stats);
+    if (ToProve()) Prove(list, stats);
     const int first = per_query ? static_cast<int>(list) : 0;  // its first query
     for (size_t i = 0; i < rest_lse.size(); ++i) {
       const int query = first + static_cast<int>(i);
@@ -395,11 +410,11 @@ void HeadStep::KeepBest(HeadStats* stats) {
       rest_lse[i] = static_cast<float>(LogSumExp(scores, n));
     }
     if (per_query) single.Reset(1, dim_);
-    ranking_.Keep(list, *config_.policy, choice_.tokens(), rest_lse.data(), SelectedLast(list),
-                  config_.policy->sticky_nats().value_or(0), &choice_.lists()[list],
-                  per_query ? &single : &state_);
+    FindBonus(list, &bonus);
+    ranking_.Keep(list, *config_.policy, choice_.tokens(), rest_lse.data(), bonus,
+                  &choice_.lists()[list], per_query ? &single : &state_);
     // Those that widening added stand behind the others.
-    std::sort(choice_.lists()[list].begin(), choice_.lists()[list].end());
+    if (ToProve()) std::sort(choice_.lists()[list].begin(), choice_.lists()[list].end());
     if (per_query) state_.Merge(single, 0, first);
     for (size_t i = 0; i < rest_lse.size(); ++i) {
       const int query = first + static_cast<int>(i);

@@ -9,10 +9,9 @@
 //   Widen       under a policy that certifies: what else may be among the best, to be read like the
 //               selected, by AddPages once more;
 //   Finish      rows in the open page, the estimate for the rest, the normalised output.
-// Under a policy that over-fetches, all of these rows are ranked by their keys first, and Finish
-// attends to the best.
-// One thread at a time. Scratch memory is kept between steps, by each thread for all of its heads,
-// so that it stays in the cache.
+// Where more tokens are found than are to be attended to, all of these rows are ranked by their
+// keys first, and Finish attends to the best. One thread at a time. Scratch memory is kept between
+// steps, by each thread for all of its heads, so that it stays in the cache.
 
 #include <cstdint>
 #include <functional>
@@ -62,7 +61,7 @@ class HeadStep {
   const std::vector<int64_t>& selected(int g) const {
     return choice_.lists()[choice_.per_query() ? static_cast<size_t>(g) : 0];
   }
-  // The selection of query g was proven to be the exactly best tokens.
+  // The selection of query g, some but not all candidates, was proven to be the exactly best ones.
   bool certified(int g) const { return !certified_.empty() && certified_[static_cast<size_t>(g)]; }
 
  private:
@@ -75,8 +74,9 @@ class HeadStep {
                    ExactRanking::Rows kind = ExactRanking::Rows::kStay);
   void FindBounds(size_t list, std::vector<float>* bounds);
   void KeepBest(HeadStats* stats);
+  bool ToProve() const;
   void Prove(size_t list, HeadStats* stats);
-  std::vector<bool> SelectedLast(size_t list) const;
+  void FindBonus(size_t list, std::vector<float>* bonus) const;
   void LeaveSelected();
   void AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
                   const float* queries, PartialAttention* state);

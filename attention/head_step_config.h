@@ -23,7 +23,7 @@ struct HeadStepConfig {
   bool per_head = false;  // every query selects for itself, instead of all of them together
   TailMode tail = TailMode::kDrop;
   // Of a head that its codebook does not fit, four times as many tokens are ranked by their exact
-  // keys, under a budget of tokens by codes.
+  // keys, under a budget of tokens by codes, unless the policy certifies.
   bool widen_misfit = false;
   int64_t sliding_window = 0;  // of the model; 0: none
   // Has chosen for this step, instead of the policy; null: the policy selects.

@@ -2,15 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <span>
 #include <vector>
 
+#include "attention/exact_proof.h"
 #include "attention/sliding_window.h"
 #include "pqcache/base/vector_math.h"
 
 namespace pqcache::attention {
 namespace {
+
+// Logits that are summed in two ways in float32 differ by less, relative to the lengths of query
+// and key.
+constexpr double kLogitRounding = 0x1p-18;
 
 // Exact attention of one query head over tokens [first, first + n).
 struct ExactHead {
@@ -50,20 +53,6 @@ double Overlap(const std::vector<int64_t>& found, const std::vector<int64_t>& wa
   std::set_intersection(found.begin(), found.end(), wanted.begin(), wanted.end(),
                         std::back_inserter(both));
   return static_cast<double>(both.size()) / static_cast<double>(wanted.size());
-}
-
-// No token that is not selected has a larger logit than one that is; logits summed in two ways may
-// differ by a little.
-bool IsBest(const std::vector<int64_t>& selected, std::span<const float> logits) {
-  constexpr float kRounding = 1e-5f;
-  float worst = std::numeric_limits<float>::infinity();
-  std::vector<float> others(logits.begin(), logits.end());
-  for (const int64_t t : selected) {
-    worst = std::min(worst, logits[static_cast<size_t>(t)]);
-    others[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
-  }
-  const float best = MaxOf(others.data(), std::ssize(others));
-  return best <= worst + kRounding * (1 + std::abs(worst));
 }
 
 }  // namespace
@@ -106,11 +95,19 @@ Status JudgeStep(const ShadowRequest& r, const HeadStepConfig& config, const Hea
   // Best by exact scores, as many as the step selected, by the rule of exact top-k.
   PQCACHE_ASSIGN_OR_RETURN(const auto oracle, CreatePolicy("flat"));
   const int lists = per_head ? r.g : 1;
+  double longest_key = 0;
+  for (int64_t t = 0; t < candidates; ++t) {
+    longest_key =
+        std::max(longest_key, Length(&keys[static_cast<size_t>((offset + t) * dim)], dim));
+  }
   for (int list = 0; list < lists; ++list) {
     request.scores = candidate_logits.data() + list * candidates;
-    if (step.certified(list) &&
-        !IsBest(step.selected(list), {request.scores, static_cast<size_t>(candidates)})) {
-      ++stats->disproved;
+    if (step.certified(list)) {
+      const double magnitude = scale * Length(r.queries + int64_t{list} * dim, dim) * longest_key;
+      const bool best =
+          IsBest(step.selected(list), {request.scores, static_cast<size_t>(candidates)},
+                 static_cast<float>(kLogitRounding * magnitude));
+      stats->disproved += best ? 0 : 1;
     }
     request.tokens = static_cast<int64_t>(step.selected(list).size());
     oracle->Select(request, &scratch, &wanted);

@@ -75,6 +75,7 @@ class CheckCommand : public Command {
     }
     attention_.shadow = 1;
     PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
+    PQCACHE_RETURN_IF_ERROR(attention_.RefuseUnused(options_, policy_));
     if (options_.policy->drops()) {
       return Status::InvalidArgument("policy " + policy_ +
                                      " drops tokens, and its steps cannot be judged by them; "

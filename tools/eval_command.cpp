@@ -375,7 +375,8 @@ class EvalCommand : public Command {
     config.Set("attn_mass", attention_.budget.mass).Set("budgets", words(budget_texts_));
     config.Set("n_sink", attention_.n_sink).Set("local_window", attention_.local_window);
     config.Set("dense_layers", attention_.dense_layers).Set("tail", attention_.tail);
-    config.Set("gqa", attention_.gqa).Set("store", attention_.store);
+    config.Set("gqa", attention_.gqa).Set("on_misfit", attention_.on_misfit);
+    config.Set("store", attention_.store);
     config.Set("page_tokens", attention_.page_tokens).Set("shadow", attention_.shadow);
     config.Set("task", words(tasks_)).Set("policy", words(policy_names_));
     config.Set("ctx", words(ctx_texts_)).Set("depths", words(depth_texts_));

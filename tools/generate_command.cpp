@@ -88,12 +88,7 @@ class GenerateCommand : public Command {
       tokens_.push_back(id);
     }
     PQCACHE_ASSIGN_OR_RETURN(options_, attention_.OptionsFor(policy_));
-    if (attention_.tail == "estimate" && options_.tail == attention::TailMode::kDrop) {
-      return Status::InvalidArgument(
-          "--tail estimate needs a policy with scores (pq, flat), and "
-          "the policy is " +
-          policy_);
-    }
+    PQCACHE_RETURN_IF_ERROR(attention_.RefuseUnused(options_, policy_));
     if (options_.policy->drops() && attention_.shadow > 0) {
       return Status::InvalidArgument("policy " + policy_ +
                                      " drops tokens, and --shadow cannot judge its steps by them");

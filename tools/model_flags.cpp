@@ -167,6 +167,11 @@ Status AttentionFlags::Prepare() {
         "--attn-mass with a most of 0 tokens selects none, expected more, or neither --attn-top-k "
         "nor --attn-ratio");
   }
+  if (has_mass && on_misfit == "widen") {
+    return Status::InvalidArgument(
+        "--on-misfit widen with --attn-mass, which learns how much the codes miss; expected "
+        "--attn-top-k or --attn-ratio");
+  }
   budget = {.tokens = has_top_k ? top_k : 0,
             .ratio = has_ratio               ? ratio
                      : has_top_k || has_mass ? 0
@@ -179,9 +184,7 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
     const std::string& policy) const {
   attention::CacheAttentionOptions options;
   PQCACHE_ASSIGN_OR_RETURN(options.policy, CreatePolicy(policy));
-  const bool meets_mass = options.policy->score_source() != ScoreSource::kNone &&
-                          options.policy->overfetch() == 1 && !options.policy->sticky_nats();
-  if (budget.mass > 0 && options.policy->uses_budget() && !meets_mass) {
+  if (budget.mass > 0 && options.policy->uses_budget() && !options.policy->takes_mass()) {
     return Status::InvalidArgument("policy " + policy +
                                    " takes no --attn-mass, expected --attn-top-k or --attn-ratio");
   }
@@ -190,7 +193,9 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
   const bool scores = options.policy->score_source() != ScoreSource::kNone;
   options.tail =
       tail == "estimate" && scores ? attention::TailMode::kEstimate : attention::TailMode::kDrop;
-  options.widen_misfit = on_misfit == "widen";
+  options.widen_misfit = on_misfit == "widen" &&
+                         options.policy->score_source() == ScoreSource::kCodes &&
+                         !options.policy->codes_only() && options.policy->certify_most() == 0;
   options.dense_layers = static_cast<int>(dense_layers);
   // Where tokens are dropped, there is nothing to judge a step by.
   options.shadow_every = options.policy->drops() ? 0 : static_cast<int>(shadow);
@@ -199,6 +204,21 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
                                    " needs --codebooks FILE; pqcache train makes one");
   }
   return options;
+}
+
+Status AttentionFlags::RefuseUnused(const attention::CacheAttentionOptions& options,
+                                    const std::string& policy) const {
+  if (tail == "estimate" && options.tail == attention::TailMode::kDrop) {
+    return Status::InvalidArgument(
+        "--tail estimate needs a policy with scores (pq, flat), and the policy is " + policy);
+  }
+  if (on_misfit == "widen" && !options.widen_misfit) {
+    return Status::InvalidArgument(
+        "--on-misfit widen needs a policy that selects by codes alone (pq, pq:rerank), and the "
+        "policy is " +
+        policy);
+  }
+  return Status::Ok();
 }
 
 Result<attention::SessionStorage> AttentionFlags::StorageFor(

@@ -80,6 +80,9 @@ struct AttentionFlags {
 
   // Options of one policy. Prepare must have succeeded.
   Result<attention::CacheAttentionOptions> OptionsFor(const std::string& policy) const;
+  // For a command with one policy: an error for flags that it does not heed.
+  Status RefuseUnused(const attention::CacheAttentionOptions& options,
+                      const std::string& policy) const;
   // What the cache must keep for these policies. Loads the codebooks when one scores codes.
   Result<attention::SessionStorage> StorageFor(
       const std::vector<attention::CacheAttentionOptions>& policies, PageStore* store) const;

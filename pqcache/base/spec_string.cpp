@@ -43,6 +43,9 @@ Result<double> SpecString::ShareOr(const std::string& key, double fallback) cons
   const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const bool whole = error == std::errc() && rest == text.data() + text.size();
   if (whole && value >= 0 && value <= 1) return value;
+  if (text == "true") {
+    return Status::InvalidArgument(name + ":" + key + " has no number, expected 0 to 1");
+  }
   return Status::InvalidArgument(name + ":" + key + " is '" + text + "', expected 0 to 1");
 }
 

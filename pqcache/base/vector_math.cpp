@@ -105,6 +105,12 @@ PQCACHE_VECTOR_CLONES float MinOf(const float* x, int64_t n) {
   return BestOf(x, n, kHighest, [](auto a, auto b) { return a < b ? a : b; });
 }
 
+double Length(const float* x, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += double{x[i]} * x[i];
+  return std::sqrt(sum);
+}
+
 double LogAddExp(double a, double b) {
   const double high = std::max(a, b);
   if (std::isinf(high)) return high;

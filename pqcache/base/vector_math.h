@@ -16,6 +16,9 @@ float Dot(const float* a, const float* b, int64_t n);
 void DotRows(const float* query, const float* rows, int64_t stride, int64_t count, int64_t n,
              float scale, float* scores);
 
+// The length of x [N], summed in double.
+double Length(const float* x, int64_t n);
+
 // y[i] += a * x[i].
 void AddScaled(float a, const float* x, int64_t n, float* y);
 

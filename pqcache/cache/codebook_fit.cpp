@@ -50,7 +50,7 @@ std::string DescribeMisfit(const CodebookFit& fit) {
       "the codebooks do not fit this text: squared distances of its keys to their codes "
       "are %.2f times those of text like the training's (of the newest tokens %.2f, of "
       "layer %d KV head %d %.2f), expected less than %.1f. Codes find less. Train on text "
-      "like this and of its length, or use --on-misfit widen, --tail estimate or a larger budget",
+      "like this and of its length, or use --tail estimate, a larger budget or pq:rerank",
       fit.mean, fit.newest, fit.layer, fit.kv_head, fit.worst, kForeignKeys);
   return text;
 }

@@ -11,11 +11,9 @@ namespace {
 constexpr PolicyEntry kPolicies[] = {
     {"pq",
      "top-k by product-quantised keys; rerank=C takes the best of C (up to 16) times as many by "
-     "their exact keys; sticky=S ranks those of the last step with them, and lets a new one "
-     "displace "
+     "their exact keys; sticky=S ranks those of the last step with them, and a new one displaces "
      "one of them only with 1/(1-S) times its attention; certify (rerank=4) proves the choice "
-     "exact where reading up to widen=16 "
-     "times as many can; codes_only keeps no exact keys",
+     "exact where reading up to read=16 times as many can; codes_only keeps no exact keys",
      CreatePqPolicy},
     {"flat", "top-k by exact inner products, keys held in memory", CreateFlatPolicy},
     {"exact", "every token: the reference", CreateExactPolicy},

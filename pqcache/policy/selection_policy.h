@@ -62,6 +62,7 @@ struct SelectionRequest {
   const float* scores = nullptr;      // [G, N] scaled logits; null for ScoreSource::kNone
   const float* always_lse = nullptr;  // [G] log-sum-exp of the logits that are attended anyway
   const float* rest_lse = nullptr;    // [G] of candidates that are not among the N; null: none are
+  const float* bonus = nullptr;       // [N] nats by which candidates rank higher; null: none
   int64_t tokens = 0;                 // tokens to select
   double mass = 0;                    // share of the mass to reach, over candidates and always;
                                       // then `tokens` are the most, and
@@ -86,11 +87,10 @@ class SelectionPolicy {
   // True: logits of selected tokens come from the codes, too, and exact keys are not stored.
   virtual bool codes_only() const { return false; }
   // So many times the tokens of the budget are taken by score and ranked once more by their exact
-  // keys, which says which of them are attended to; 1: the scores say. Budgets of tokens only.
+  // keys, which says which of them are attended to; 1: the scores say.
   virtual int overfetch() const { return 1; }
   // Given: tokens that the last step selected are candidates, too, and all are ranked by their
-  // exact keys, those of the last step as if their logits were so much larger. Budgets of tokens
-  // only.
+  // exact keys, those of the last step so many nats higher than they are.
   virtual std::optional<float> sticky_nats() const { return std::nullopt; }
   // Above 0: each query head selects for itself, and a step proves which of its tokens are the
   // exactly best ones. For that it reads, beside the over-fetched, tokens that may be among them,
@@ -122,6 +122,10 @@ class SelectionPolicy {
   virtual bool drops() const { return false; }
   // False: how much is attended does not depend on the budget.
   virtual bool uses_budget() const { return true; }
+  // A budget may be a share of the mass; those that rank by exact keys take a number of tokens.
+  bool takes_mass() const {
+    return score_source() != ScoreSource::kNone && overfetch() == 1 && !sticky_nats();
+  }
   // True: what it keeps is chosen from a prompt, or measured by one; it cannot begin without.
   virtual bool needs_prompt() const { return false; }
   // True: however long the text, no two tokens that attend to one another are far apart.

@@ -46,6 +46,11 @@ void SelectCount(const SelectionRequest& r, SelectionScratch* scratch,
     CombineGroup(r, scratch->totals, &scratch->combined);
     ranked = scratch->combined.data();
   }
+  if (r.bonus != nullptr) {
+    if (ranked == r.scores) scratch->combined.assign(r.scores, r.scores + r.n);
+    AddScaled(1, r.bonus, r.n, scratch->combined.data());
+    ranked = scratch->combined.data();
+  }
   SelectTopK(ranked, r.n, r.tokens, &scratch->top_k, positions);
 }
 
@@ -118,24 +123,23 @@ class TopKPolicy : public SelectionPolicy {
 }  // namespace
 
 Result<std::unique_ptr<SelectionPolicy>> CreatePqPolicy(const SpecString& spec) {
-  constexpr std::string_view kKnown[] = {"codes_only", "rerank", "sticky", "certify", "widen"};
+  constexpr std::string_view kKnown[] = {"codes_only", "rerank", "sticky", "certify", "read"};
   constexpr int kMostOverfetch = 16;
   constexpr int kOverfetchToCertify = 4;
-  constexpr int kWidest = 1 << 20;
+  constexpr int kMostRead = 1 << 20;
   PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(kKnown));
   PQCACHE_ASSIGN_OR_RETURN(const bool codes_only, spec.BoolOr("codes_only", false));
   PQCACHE_ASSIGN_OR_RETURN(const bool certify, spec.BoolOr("certify", false));
   PQCACHE_ASSIGN_OR_RETURN(const int overfetch,
                            spec.NumberOr<int>("rerank", certify ? kOverfetchToCertify : 1));
-  PQCACHE_ASSIGN_OR_RETURN(const int widen, spec.NumberOr<int>("widen", kMostOverfetch));
+  PQCACHE_ASSIGN_OR_RETURN(const int most, spec.NumberOr<int>("read", kMostOverfetch));
   if (overfetch < 1 || overfetch > kMostOverfetch) {
     return Status::InvalidArgument("pq:rerank is " + std::to_string(overfetch) +
                                    ", expected 1 to " + std::to_string(kMostOverfetch));
   }
   PQCACHE_ASSIGN_OR_RETURN(const double sticky, spec.ShareOr("sticky", 0));
   if (sticky == 1) {
-    return Status::InvalidArgument(
-        "pq:sticky is 1, with which nothing new is selected; expected less");
+    return Status::InvalidArgument("pq:sticky is 1, expected less, or nothing new is selected");
   }
   std::optional<float> sticky_nats;
   if (spec.args.contains("sticky")) sticky_nats = static_cast<float>(-std::log1p(-sticky));
@@ -152,19 +156,19 @@ Result<std::unique_ptr<SelectionPolicy>> CreatePqPolicy(const SpecString& spec) 
     return Status::InvalidArgument("pq:certify with pq:rerank " + std::to_string(overfetch) +
                                    ", expected 2 to " + std::to_string(kMostOverfetch));
   }
-  if (!certify && spec.args.contains("widen")) {
-    return Status::InvalidArgument("pq:widen without pq:certify, which it is for");
+  if (!certify && spec.args.contains("read")) {
+    return Status::InvalidArgument("pq:read without pq:certify, which it is for");
   }
-  if (widen < overfetch || widen > kWidest) {
-    return Status::InvalidArgument("pq:widen is " + std::to_string(widen) + ", expected " +
-                                   std::to_string(overfetch) + " (what pq:rerank reads) to " +
-                                   std::to_string(kWidest));
+  if (most < overfetch || most > kMostRead) {
+    return Status::InvalidArgument(
+        "pq:read is " + std::to_string(most) + ", expected " + std::to_string(overfetch) +
+        " (which pq:rerank reads first) to " + std::to_string(kMostRead));
   }
   return std::unique_ptr<SelectionPolicy>(
       std::make_unique<TopKPolicy>(TopKPolicy::Options{.source = ScoreSource::kCodes,
                                                        .codes_only = codes_only,
                                                        .overfetch = overfetch,
-                                                       .certify_most = certify ? widen : 0,
+                                                       .certify_most = certify ? most : 0,
                                                        .sticky_nats = sticky_nats}));
 }
 

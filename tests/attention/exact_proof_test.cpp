@@ -50,8 +50,9 @@ TEST(CountProven, IsWhatFewerThanKCanSurpass) {
   EXPECT_EQ(Proven({}, {}, 0), 0);
 }
 
-// Whatever the exact logits below the bounds are, what is proven is among the best.
-TEST(CountProven, HoldsForEveryAssignmentBelowTheBounds) {
+// Whatever the exact logits below the bounds are, what is proven is among the best; and no more can
+// be said, since for the next one there are logits with which it is not.
+TEST(CountProven, HoldsForLogitsBelowTheBounds) {
   Random random(7);
   for (int round = 0; round < 2000; ++round) {
     std::vector<float> exact(6), bounds(8);
@@ -60,15 +61,43 @@ TEST(CountProven, HoldsForEveryAssignmentBelowTheBounds) {
     const auto k = static_cast<int64_t>(1 + random.Below(6));
     const int64_t proven = CountProven(bounds, exact, k);
     std::sort(exact.rbegin(), exact.rend());
-    // The worst case: every bound is met, and counts as larger than an equal exact logit.
-    int64_t expected = 0;
-    for (int64_t i = 0; i < k; ++i) {
-      const auto above = std::count_if(bounds.begin(), bounds.end(),
-                                       [&](float bound) { return bound >= exact[i]; });
-      if (i + above < k) expected = i + 1;
+    const auto surpassing = [&](const std::vector<float>& others, float logit) {
+      return std::ranges::count_if(others, [&](float other) { return other > logit; });
+    };
+    for (int draw = 0; draw < 10; ++draw) {
+      std::vector<float> others;
+      for (const float bound : bounds) {
+        others.push_back(bound - static_cast<float>(draw * random.Uniform()));
+      }
+      for (int64_t i = 0; i < proven; ++i) EXPECT_LT(i + surpassing(others, exact[i]), k);
     }
-    EXPECT_EQ(proven, expected);
+    if (proven == k) continue;
+    std::vector<float> others = bounds;
+    for (float& other : others) other += 0.5f;  // equal logits decided against it
+    EXPECT_GE(proven + surpassing(others, exact[proven]), k);
   }
+}
+
+TEST(Bounds, ThatAreNotNumbersProveNothing) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(Doubtful({1, nan, 3}, {5, 4}, 2), (std::vector<int64_t>{1}));
+  EXPECT_EQ(Proven({1, nan}, {5, 4}, 2), 0);
+}
+
+TEST(IsBest, NoOtherTokenHasMore) {
+  const std::vector<float> logits = {1, 5, 3, 4, 3};
+  const auto best = [&](const std::vector<int64_t>& selected, float rounding = 0) {
+    return IsBest(selected, logits, rounding);
+  };
+  EXPECT_TRUE(best({1}));
+  EXPECT_TRUE(best({1, 3}));
+  EXPECT_TRUE(best({1, 2, 3}));  // of equal ones, either
+  EXPECT_TRUE(best({1, 3, 4}));
+  EXPECT_FALSE(best({1, 2}));
+  EXPECT_FALSE(best({0, 1, 2, 3}));
+  EXPECT_TRUE(best({1, 2}, 1));
+  EXPECT_FALSE(best({1, 2}, 0.9f));
+  EXPECT_TRUE(best({}));
 }
 
 }  // namespace

@@ -146,7 +146,7 @@ TEST(RerankErrors, ABudgetOfMassIsRefused) {
   ASSERT_OK(cache);
   ExpectError(CacheAttention::Create(options.attention, cache->get(), &pool),
               StatusCode::kInvalidArgument,
-              "which rank a number of tokens, expected tokens or a ratio");
+              "which the policy does not take, expected tokens or a ratio");
 }
 
 }  // namespace

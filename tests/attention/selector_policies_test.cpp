@@ -316,7 +316,7 @@ TEST(SelectorPolicies, RefuseWhatTheyCannotDo) {
     return CacheAttention::Create(options, cache.get(), &pool).status();
   };
   constexpr auto kInvalid = StatusCode::kInvalidArgument;
-  ExpectError(create("quest", {.mass = 0.9}), kInvalid, "budget of mass");
+  ExpectError(create("quest", {.mass = 0.9}), kInvalid, "which the policy does not take");
   ExpectError(create("infllm", {.tokens = 9}), kInvalid, "rotary embedding");
   ExpectError(create("h2o", {.tokens = 9}), kInvalid, "drops tokens");
   for (const char* policy : {"quest:page=0", "blocks:rep=best", "blocks:anchors=0", "quest:size=3",

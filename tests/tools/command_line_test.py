@@ -246,11 +246,11 @@ class CommandLine(unittest.TestCase):
                   "--last", "9", "--attn-top-k", "20", "--min-agreement", "0", "--max-kl", "9",
                   "--json"]
         wide = json.loads(self.expect(0, "", *common, "--policy",
-                                      "pq:certify,widen=1000").stdout)["attention"]
+                                      "pq:certify,read=1000").stdout)["attention"]
         self.assertEqual([wide["certified"], wide["proven"], wide["disproved"]], [1, 1, 0])
         self.assertAlmostEqual(wide["recall"], 1)
         narrow = json.loads(self.expect(0, "", *common, "--policy",
-                                        "pq:certify,rerank=2,widen=2").stdout)["attention"]
+                                        "pq:certify,rerank=2,read=2").stdout)["attention"]
         self.assertEqual(narrow["ranked"], 40)
         self.assertEqual(narrow["disproved"], 0)
         self.assertLess(narrow["certified"], 1)
@@ -492,7 +492,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.generate(*ask, store.replace("3M", "64M"))["tokens"],
                          answer["tokens"])
         # Bounds are of keys, which lie in the pages.
-        proofs = self.generate(*ask, store, "--policy", "pq:certify,widen=1000", "--attn-top-k",
+        proofs = self.generate(*ask, store, "--policy", "pq:certify,read=1000", "--attn-top-k",
                                "8", "--shadow", "1")["attention"]
         self.assertEqual([proofs["certified"], proofs["disproved"]], [1, 0])
         self.expect(1, "no stored context 'nope', there are: copy, doc", "generate", "-m", MODEL,

@@ -9,6 +9,7 @@
 #include "attention/decoder/self_text.h"
 #include "storage/stores.h"
 #include "tests/attention/decoder/small_decoder.h"
+#include "tests/support/attention_fixture.h"
 #include "tests/support/faulty_store.h"
 #include "tests/support/status_matchers.h"
 
@@ -63,6 +64,34 @@ TEST_F(SessionTest, ForkContinuesLikeASessionOfItsOwn) {
     ASSERT_EQ(forked, expected);
   }
   EXPECT_EQ(parent->tokens(), 60);
+}
+
+// What a sticky step selects depends on the one before.
+TEST_F(SessionTest, AForkGoesOnWithWhatItsParentRemembers) {
+  const ModelSpec& spec = decoder_->spec();
+  const std::vector<testing::Sequence> layers(
+      static_cast<size_t>(spec.layers),
+      testing::RandomSequence(1, 200, spec.heads, spec.kv_heads, spec.head_dim));
+  auto codebooks = std::make_shared<CodebookSet>(*testing::RandomCodebooks(layers, "2x4"));
+  codebooks->model = decoder_->fingerprint();
+  storage_.codebooks = codebooks;
+  CacheAttentionOptions sticky;
+  sticky.policy = CreatePolicy("pq:sticky=0.99").value();
+  sticky.budget.tokens = 4;
+  const auto parent = Start(sticky), forgetful = Start(ExactAttention());
+  std::vector<float> expected, found, forgotten;
+  for (Session* session : {parent.get(), forgetful.get()}) {
+    ASSERT_OK(session->Prefill(tokens_, 0, nullptr));
+    for (int64_t token : {3, 1, 4, 1}) ASSERT_OK(session->Step(token, &expected));
+  }
+  const auto fork = parent->Fork(sticky), stranger = forgetful->Fork(sticky);
+  ASSERT_OK(fork);
+  ASSERT_OK(stranger);
+  ASSERT_OK(parent->Step(5, &expected));
+  ASSERT_OK((*fork)->Step(5, &found));
+  ASSERT_OK((*stranger)->Step(5, &forgotten));
+  EXPECT_EQ(found, expected);
+  EXPECT_NE(forgotten, expected);
 }
 
 TEST_F(SessionTest, AskingIsSteppingWhereEverythingIsAttended) {

@@ -298,14 +298,14 @@ TEST(TopKPolicy, CertifyReadsMoreAndSaysHowMuchAtMost) {
   const auto policy = CreatePolicy("pq:certify").value();
   EXPECT_EQ(policy->overfetch(), 4);
   EXPECT_EQ(policy->certify_most(), 16);
-  const auto wide = CreatePolicy("pq:certify,rerank=2,widen=1000").value();
+  const auto wide = CreatePolicy("pq:certify,rerank=2,read=1000").value();
   EXPECT_EQ(wide->overfetch(), 2);
   EXPECT_EQ(wide->certify_most(), 1000);
   ExpectError(CreatePolicy("pq:certify,rerank=1"), StatusCode::kInvalidArgument,
               "pq:certify with pq:rerank 1, expected 2 to 16");
-  ExpectError(CreatePolicy("pq:certify,rerank=8,widen=7"), StatusCode::kInvalidArgument,
-              "pq:widen is 7, expected 8");
-  ExpectError(CreatePolicy("pq:widen=20"), StatusCode::kInvalidArgument, "without pq:certify");
+  ExpectError(CreatePolicy("pq:certify,rerank=8,read=7"), StatusCode::kInvalidArgument,
+              "pq:read is 7, expected 8");
+  ExpectError(CreatePolicy("pq:read=20"), StatusCode::kInvalidArgument, "without pq:certify");
   ExpectError(CreatePolicy("pq:certify,codes_only"), StatusCode::kInvalidArgument,
               "keeps no exact keys, which pq:certify ranks by");
 }
