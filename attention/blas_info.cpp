@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 
 namespace pqcache::attention {
@@ -23,6 +24,18 @@ BlasInfo DescribeBlas() {
   if (get_config != nullptr) info.config = get_config();
   ::dlclose(library);
   return info;
+}
+
+std::string BetterBlasCore(const BlasInfo& blas, Isa isa) {
+  constexpr std::string_view kWithoutAvx[] = {"Prescott",   "Core2",   "Penryn",
+                                              "Dunnington", "Nehalem", "Atom"};
+  if (isa < Isa::kAvx2) return "";
+  for (const std::string_view core : kWithoutAvx) {
+    if (blas.config.find(" " + std::string(core) + " ") != std::string::npos) {
+      return isa >= Isa::kAvx512 ? "SkylakeX" : "Haswell";
+    }
+  }
+  return "";
 }
 
 }  // namespace pqcache::attention

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "pqcache/base/isa.h"
+
 namespace pqcache::attention {
 
 struct BlasInfo {
@@ -12,5 +14,10 @@ struct BlasInfo {
 };
 
 BlasInfo DescribeBlas();
+
+// An OpenBLAS older than the CPU takes it for one without AVX and computes five times as slowly as
+// it could. The core type that its environment variable OPENBLAS_CORETYPE should name then; empty
+// if it knows the CPU, which has at most `isa`, or is another BLAS.
+std::string BetterBlasCore(const BlasInfo& blas, Isa isa);
 
 }  // namespace pqcache::attention

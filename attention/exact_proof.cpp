@@ -55,6 +55,10 @@ int64_t CountProven(std::span<const float> bounds, std::span<const float> exact,
     if (std::isnan(bound)) return 0;
     if (bound >= best[static_cast<size_t>(k - 1)]) doubts.push_back(bound);
   }
+  if (std::ssize(doubts) > k) {  // k of them are enough to leave room for nothing else
+    std::nth_element(doubts.begin(), doubts.begin() + k, doubts.end(), std::greater<>());
+    doubts.resize(static_cast<size_t>(k));
+  }
   std::sort(doubts.begin(), doubts.end(), std::greater<>());
   size_t rivals = 0;  // bounds that reach the exact logit at hand
   for (int64_t i = 0; i < k; ++i) {

@@ -1,7 +1,13 @@
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <system_error>
 
+#include "attention/blas_info.h"
 #include "attention/torch/threads.h"
 #include "tools/commands.h"
 
@@ -54,10 +60,24 @@ void AllowManyOpenFiles() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// OpenBLAS chooses its kernels while it is loaded, so the program starts itself once more, with the
+// choice in the environment: half a second for kernels that are several times as fast. Where that
+// cannot be, it goes on.
+void UseKernelsOfThisCpu(char** argv) {
+  constexpr char kVariable[] = "OPENBLAS_CORETYPE";
+  if (std::getenv(kVariable) != nullptr) return;
+  const std::string core = attention::BetterBlasCore(attention::DescribeBlas(), ActiveIsa());
+  if (core.empty() || ::setenv(kVariable, core.c_str(), 1) != 0) return;
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (!error) ::execv(self.c_str(), argv);
+}
+
 }  // namespace
 }  // namespace pqcache::tools
 
 int main(int argc, char** argv) {
+  pqcache::tools::UseKernelsOfThisCpu(argv);
   pqcache::attention::UseOneTorchThread();
   pqcache::tools::AllowManyOpenFiles();
   return pqcache::tools::RunCommandLine(argc, argv, pqcache::tools::kCommands,

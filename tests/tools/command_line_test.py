@@ -332,6 +332,8 @@ class CommandLine(unittest.TestCase):
         self.assertIn(b"going on behind", done.stderr)
         self.assertEqual(json.loads(done.stdout)["results"], rows)
         self.expect(1, "its seed is 0, of this one 5", "eval", "-m", MODEL, *args, "--seed", "5")
+        self.expect(1, 'its on_misfit is "warn", of this one "widen"', "eval", "-m", MODEL, *args,
+                    "--on-misfit", "widen")
         # A file that holds something else now makes it another run, too.
         text = self.write("windows.txt", "One two three four five six seven. " * 40)
         windows = ["--task", "ppl", "-f", text, "--ctx", "100", "--last", "20", "--policy", "exact",

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/blas_info.h"
 #include "attention/kernels/device_info.h"
 #include "attention/torch/threads.h"
 #include "pqcache/base/file_io.h"
@@ -46,6 +47,20 @@ constexpr char kGomp[] = "/usr/lib/x86_64-linux-gnu/libgomp.so.1.0.0";
 std::vector<Problem> CheckMaps(const std::vector<std::string>& paths,
                                const attention::BlasInfo& blas = {}) {
   return CheckLibraries(FindLibraries(Maps(paths)), blas);
+}
+
+TEST(BetterBlasCore, IsNamedWhereOpenBlasDoesNotKnowTheCpu) {
+  const auto better = [](const char* core, Isa isa) {
+    const std::string config = std::string("OpenBLAS 0.3.21 DYNAMIC_ARCH USE_OPENMP ") + core;
+    return attention::BetterBlasCore({.library = "", .config = config + " MAX_THREADS=64"}, isa);
+  };
+  EXPECT_EQ(better("Prescott", Isa::kAvx512Vbmi), "SkylakeX");
+  EXPECT_EQ(better("Prescott", Isa::kAvx512), "SkylakeX");
+  EXPECT_EQ(better("Nehalem", Isa::kAvx2), "Haswell");
+  EXPECT_EQ(better("Prescott", Isa::kScalar), "");
+  EXPECT_EQ(better("SkylakeX", Isa::kAvx512), "");
+  EXPECT_EQ(better("Haswell", Isa::kAvx512), "");  // its own choice for some of them
+  EXPECT_EQ(attention::BetterBlasCore({}, Isa::kAvx512), "");
 }
 
 TEST(DoctorLibraries, FindsEachFileOnce) {
