@@ -281,7 +281,7 @@ int64_t CacheAttention::MaxStepTokens(int64_t context) const {
   // A step that ranks holds rows of every list, which are as many as it has queries if each selects
   // for itself.
   const SelectionPolicy& policy = *options_.policy;
-  const bool ranks = policy.overfetch() > 1 || policy.sticky_nats() || options_.widen_misfit;
+  const bool ranks = policy.ranks_found() || options_.widen_misfit;
   if (ranks && (options_.per_head || policy.certify_most() > 0)) return 1;
   const int64_t group = options_.heads / kept.kv_heads;
   const int64_t fit = kMaxStepScores / std::max<int64_t>(1, group * context);

@@ -53,8 +53,8 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
   per_query_ = config.per_head && (scored_ || chosen) && q > 1;
   scored_all_ = scored_ && !CanFindBest(config, head, index);
   overfetch_ = usable && !chosen ? policy.overfetch() : 1;
-  if (config.widen_misfit && index == head.codes() && index != nullptr && !policy.codes_only() &&
-      policy.certify_most() == 0 && config.budget.mass == 0 && IsMisfit(head)) {
+  if (config.widen_misfit && scored_ && policy.gains_from_overfetch() && config.budget.mass == 0 &&
+      IsMisfit(head)) {
     overfetch_ = std::max(overfetch_, kMisfitOverfetch);
   }
   ranked_ = overfetch_ > 1 || (usable && policy.sticky_nats());

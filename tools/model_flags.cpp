@@ -193,9 +193,7 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
   const bool scores = options.policy->score_source() != ScoreSource::kNone;
   options.tail =
       tail == "estimate" && scores ? attention::TailMode::kEstimate : attention::TailMode::kDrop;
-  options.widen_misfit = on_misfit == "widen" &&
-                         options.policy->score_source() == ScoreSource::kCodes &&
-                         !options.policy->codes_only() && options.policy->certify_most() == 0;
+  options.widen_misfit = on_misfit == "widen" && options.policy->gains_from_overfetch();
   options.dense_layers = static_cast<int>(dense_layers);
   // Where tokens are dropped, there is nothing to judge a step by.
   options.shadow_every = options.policy->drops() ? 0 : static_cast<int>(shadow);

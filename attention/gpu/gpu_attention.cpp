@@ -49,8 +49,8 @@ Result<std::unique_ptr<GpuAttention>> GpuAttention::Create(GpuAttentionOptions o
   Choice choice = Choice::kBest;
   if (policy.attends_all()) {
     choice = Choice::kAll;
-  } else if (!policy.selects_best() || policy.codes_only() || policy.overfetch() > 1 ||
-             policy.sticky_nats() || policy.score_source() != ScoreSource::kCodes) {
+  } else if (!policy.selects_best() || policy.codes_only() || policy.ranks_found() ||
+             policy.score_source() != ScoreSource::kCodes) {
     return Status::Unsupported(
         "this policy has no GPU kernels; those that have: exact, pq (without parameters)");
   } else if (cache->codebooks(0) == nullptr) {

@@ -122,9 +122,13 @@ class SelectionPolicy {
   virtual bool drops() const { return false; }
   // False: how much is attended does not depend on the budget.
   virtual bool uses_budget() const { return true; }
-  // A budget may be a share of the mass; those that rank by exact keys take a number of tokens.
-  bool takes_mass() const {
-    return score_source() != ScoreSource::kNone && overfetch() == 1 && !sticky_nats();
+  // More tokens are found than are attended to, and exact keys say which of them are.
+  bool ranks_found() const { return overfetch() > 1 || sticky_nats(); }
+  // A budget may be a share of the mass; those that rank what they found take a number of tokens.
+  bool takes_mass() const { return score_source() != ScoreSource::kNone && !ranks_found(); }
+  // Over-fetching more, where codes do not fit, finds more.
+  bool gains_from_overfetch() const {
+    return score_source() == ScoreSource::kCodes && !codes_only() && certify_most() == 0;
   }
   // True: what it keeps is chosen from a prompt, or measured by one; it cannot begin without.
   virtual bool needs_prompt() const { return false; }
