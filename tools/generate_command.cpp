@@ -152,7 +152,6 @@ class GenerateCommand : public Command {
     if (!context_.empty()) return refuse("--context");
     if (attention_.store != "memory") return refuse("--store");
     if (attention_.shadow > 0) return refuse("--shadow");
-    if (options_.tail != attention::TailMode::kDrop) return refuse("--tail estimate");
     if (options_.widen_misfit) return refuse("--on-misfit widen");
     return Status::Ok();
   }
@@ -175,6 +174,7 @@ class GenerateCommand : public Command {
     options.attention.budget = options_.budget;
     options.attention.per_head = options_.per_head;
     options.attention.dense_layers = options_.dense_layers;
+    options.attention.estimate_tail = options_.tail == attention::TailMode::kEstimate;
     if (options_.policy->score_source() == ScoreSource::kCodes) {
       PQCACHE_ASSIGN_OR_RETURN(options.codebooks, LoadCodebooks(attention_.codebooks));
     }

@@ -7,6 +7,7 @@
 
 #include "attention/kernels/append_tokens.h"
 #include "attention/kernels/gpu_shapes.h"
+#include "attention/kernels/value_sums.h"
 
 namespace pqcache::attention {
 namespace {
@@ -55,6 +56,10 @@ Result<std::unique_ptr<GpuAttention>> GpuAttention::Create(GpuAttentionOptions o
         "this policy has no GPU kernels; those that have: exact, pq (without parameters)");
   } else if (cache->codebooks(0) == nullptr) {
     return Status::InvalidArgument("the policy scores codes, but there are no codebooks");
+  }
+  if (choice == Choice::kAll && options.estimate_tail) {
+    return Status::InvalidArgument(
+        "a tail estimate needs a policy that selects tokens; this one attends to all");
   }
   if (options.budget.mass > 0) {
     return Status::Unsupported("a budget of mass has no GPU kernel, expected tokens or a ratio");
@@ -168,6 +173,10 @@ Status GpuAttention::Decode(int layer, const float* queries, float* out, GpuStre
     params.unselected_lse = unselected_lse_.as<float>();
     params.missed_mass =
         missed_mass_.as<float>() + int64_t{layer} * cache_->options().batch * options_.heads;
+    params.estimate_tail = options_.estimate_tail;
+  }
+  if (params.estimate_tail) {
+    PQCACHE_RETURN_IF_ERROR(UpdateValueSums(params.layer, params.window, stream));
   }
   return SparseDecode(params, stream);
 }

@@ -15,6 +15,13 @@ Result<std::unique_ptr<GpuKvCache>> GpuKvCache::Create(const GpuKvCacheOptions& 
   if (codebooks != nullptr) PQCACHE_RETURN_IF_ERROR(cache->LoadCodebooks(*codebooks));
   PQCACHE_RETURN_IF_ERROR(
       cache->PlacePages(codebooks == nullptr ? 0 : codebooks->shape().bytes_per_key()));
+  const auto heads =
+      static_cast<size_t>(int64_t{options.layers} * options.batch * options.kv_heads);
+  const size_t sums = heads * static_cast<size_t>(options.dim) * sizeof(double);
+  PQCACHE_ASSIGN_OR_RETURN(cache->value_sums_, GpuBuffer::Allocate(MemoryKind::kDevice, sums));
+  PQCACHE_ASSIGN_OR_RETURN(cache->summed_,
+                           GpuBuffer::Allocate(MemoryKind::kDevice, heads * sizeof(int32_t)));
+  cache->device_bytes_ += sums + heads * sizeof(int32_t);
   const std::vector<int32_t> none(static_cast<size_t>(options.batch), 0);
   PQCACHE_ASSIGN_OR_RETURN(cache->tokens_,
                            GpuBuffer::Allocate(MemoryKind::kDevice, none.size() * sizeof(int32_t)));
@@ -164,6 +171,9 @@ GpuLayer GpuKvCache::layer(int l) const {
   const int64_t first = int64_t{l} * options_.batch * pages();
   layer.row_pages = row_pages_.as<void*>() + first;
   layer.code_pages = code_pages_.as<uint8_t*>() + first;
+  const int64_t first_head = int64_t{l} * options_.batch * options_.kv_heads;
+  layer.value_sums = value_sums_.as<double>() + first_head * options_.dim;
+  layer.summed = summed_.as<int32_t>() + first_head;
   return layer;
 }
 
@@ -177,6 +187,8 @@ Status GpuKvCache::SetTokens(std::span<const int32_t> tokens, GpuStream stream) 
     }
   }
   PQCACHE_RETURN_IF_ERROR(CopyBytes(tokens_.data(), tokens.data(), tokens.size_bytes(), stream));
+  PQCACHE_RETURN_IF_ERROR(FillBytes(value_sums_.data(), 0, value_sums_.size(), stream));
+  PQCACHE_RETURN_IF_ERROR(FillBytes(summed_.data(), 0, summed_.size(), stream));
   return WaitFor(stream);
 }
 

@@ -44,7 +44,8 @@ class GpuKvCache {
 
   // [B] on the device: tokens of the sequences, counted on by AdvanceTokens.
   int32_t* tokens() const { return tokens_.as<int32_t>(); }
-  // Of every sequence, at most max_tokens.
+  // Of every sequence, at most max_tokens. Forgets the sums of values: to be called whenever rows
+  // of candidates were written anew or tokens become fewer.
   Status SetTokens(std::span<const int32_t> tokens, GpuStream stream);
 
   uint64_t device_bytes() const { return device_bytes_; }
@@ -65,6 +66,7 @@ class GpuKvCache {
   GpuKvCacheOptions options_;
   int bytes_per_key_ = 0;
   GpuBuffer tokens_;
+  GpuBuffer value_sums_, summed_;     // [L, B, Hkv, D], [L, B, Hkv]
   GpuBuffer row_pages_, code_pages_;  // [L, B, P] addresses
   std::vector<GpuBuffer> memory_;
   std::vector<GpuCodebooks> codebooks_;  // [L], or empty

@@ -21,7 +21,7 @@ inline constexpr int kMaxGpuGroup = 8;  // G
 
 inline int64_t GpuPagesOf(int64_t tokens) { return (tokens + kGpuPageTokens - 1) / kGpuPageTokens; }
 
-// Keys, values and codes of one layer.
+// Keys, values, their sums and codes of one layer.
 struct GpuLayer {
   int batch = 0;                         // B
   int kv_heads = 0;                      // Hkv
@@ -31,6 +31,9 @@ struct GpuLayer {
   const int32_t* tokens = nullptr;       // [B] so far, those of this step included
   void* const* row_pages = nullptr;      // [B, P] of [Hkv, kGpuPageTokens, 2, D] bfloat16: K, V
   uint8_t* const* code_pages = nullptr;  // [B, P] of [Hkv, kGpuPageTokens, bytes_per_key]
+  // Kept by UpdateValueSums, zeros at first.
+  double* value_sums = nullptr;  // [B, Hkv, D] of the candidates before `summed`
+  int32_t* summed = nullptr;     // [B, Hkv] a position
 };
 
 // Of one layer.

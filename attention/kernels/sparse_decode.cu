@@ -259,7 +259,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
   __shared__ bool last;
   constexpr int kTileBytes = kTileRows * kDim * 4;
   const int list = blockIdx.y, block = blockIdx.x, warp = threadIdx.x / 32;
-  const auto [head, sequence] = PlaceOfList(list, p.per_head ? p.group : 1, p.layer.kv_heads);
+  const ListPlace place = PlaceOfList(list, p.per_head ? p.group : 1, p.layer.kv_heads);
+  const int head = place.head, sequence = place.sequence;
   const int queries = workspace.queries;
   WaitForPrevious();
   AllowNext();
@@ -307,11 +308,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
       of_blocks, int(gridDim.x), part, queries, factors, [](const float* x) { return __ldcg(x); },
       [&](int q, int d, float out, float most, float sum) {
         const size_t row = size_t(list) * queries + q;
-        p.out[row * kDim + d] = out / sum;
-        if (d == 0 && p.missed_mass != nullptr) {
+        out /= sum;
+        if (p.missed_mass != nullptr) {
           const float lse = kLn2 * (most + log2f(sum));
-          p.missed_mass[row] += 1 / (1 + expf(lse - p.unselected_lse[row]));
+          const float missed = 1 / (1 + expf(lse - p.unselected_lse[row]));
+          if (d == 0) p.missed_mass[row] += missed;
+          if (p.estimate_tail && missed > 0) {
+            const size_t of_head = size_t(sequence) * p.layer.kv_heads + head;
+            const double sum_of_values = p.layer.value_sums[of_head * kDim + d];
+            out += missed * (float(sum_of_values / (rows.window_begin - rows.sinks)) - out);
+          }
         }
+        p.out[row * kDim + d] = out;
       });
 }
 

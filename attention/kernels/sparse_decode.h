@@ -29,6 +29,9 @@ struct SparseDecodeParams {
   // estimated share of the attention mass is added to.
   const float* unselected_lse = nullptr;
   float* missed_mass = nullptr;
+  // Needs those, and UpdateValueSums before: the tokens that are not attended join with that share
+  // and the mean value of all candidates.
+  bool estimate_tail = false;
 };
 
 // Of the parameters only shapes are read.

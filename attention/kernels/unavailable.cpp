@@ -6,6 +6,7 @@
 #include "attention/kernels/gpu_shapes.h"
 #include "attention/kernels/select_tokens.h"
 #include "attention/kernels/sparse_decode.h"
+#include "attention/kernels/value_sums.h"
 
 namespace pqcache::attention {
 namespace {
@@ -44,5 +45,6 @@ Status SelectTokens(const SelectTokensParams&, GpuStream, const AppendTokensPara
 }
 size_t SparseDecodeWorkspaceBytes(const SparseDecodeParams&) { return 0; }
 Status SparseDecode(const SparseDecodeParams&, GpuStream) { return NoCuda(); }
+Status UpdateValueSums(const GpuLayer&, const GpuWindow&, GpuStream) { return NoCuda(); }
 
 }  // namespace pqcache::attention

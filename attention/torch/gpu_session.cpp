@@ -132,9 +132,11 @@ struct GpuSession::Impl {
         if (attention->attends_all() || l < options.attention.dense_layers) {
           head.selected += candidates;
         } else if (attention->Selects(l)) {
+          const auto budget = static_cast<double>(options.attention.budget.TokensFor(tokens));
+          const double selected = std::min(candidates, budget);
           head.scored += candidates;
-          head.selected +=
-              std::min(candidates, static_cast<double>(options.attention.budget.TokensFor(tokens)));
+          head.selected += selected;
+          if (options.attention.estimate_tail) head.estimated += candidates - selected;
         }
       }
     }

@@ -20,9 +20,11 @@ namespace {
 using namespace pqcache::testing;
 
 std::unique_ptr<GpuAttention> Attention(const GpuWorld& world, const char* policy,
-                                        SelectionBudget budget, bool per_head) {
+                                        SelectionBudget budget, bool per_head,
+                                        bool estimate_tail = false) {
   GpuAttentionOptions options;
   options.heads = world.heads();
+  options.estimate_tail = estimate_tail;
   options.policy = *CreatePolicy(policy);
   options.budget = budget;
   options.per_head = per_head;
@@ -357,6 +359,13 @@ std::vector<Case> Cases() {
       {"long_means",
        {.pq = {128, 16, 8}, .tokens = {12000}, .means = true, .mean_length = 30},
        {.ratio = 0.02}},
+      {"means_batch",
+       {.pq = {128, 32, 4},
+        .kv_heads = 1,
+        .tokens = {12000, 290, 9000},
+        .shared_tokens = 128,
+        .means = true},
+       {.tokens = 100}},
       {"means_few", {.pq = {128, 16, 8}, .tokens = {1500}, .means = true}, {.tokens = 30}},
       {"rows_in_host_memory",
        {.pq = {128, 32, 4}, .tokens = {9000}, .host_begin = 64, .host_end = 8700},
@@ -426,12 +435,81 @@ TEST(GpuMissedMass, IsTheEstimatedShareOfWhatIsNotAttended) {
   EXPECT_EQ(ToHost<float>(attention->missed_mass(), heads), std::vector<float>(heads, 0));
 }
 
+std::vector<float> Attend(const GpuWorld& world, GpuAttention* attention, int layer) {
+  const auto queries = ToDevice(world.queries);
+  const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
+  EXPECT_OK(attention->Attend(layer, queries.as<float>(), out.as<float>(), nullptr));
+  EXPECT_OK(WaitFor(nullptr));
+  return ToHost<float>(out.data(), world.queries.size());
+}
+
+// By the shares that are missed without it.
+void ExpectTailIsTheMeanValue(const GpuWorld& world, const std::vector<int32_t>& tokens,
+                              bool per_head) {
+  const auto drop = Attention(world, "pq", {.tokens = 100}, per_head);
+  const auto estimate = Attention(world, "pq", {.tokens = 100}, per_head, true);
+  const int layer = world.shape.layers - 1;
+  const std::vector<float> dropped = Attend(world, drop.get(), layer);
+  const int rows = world.batch() * world.heads();
+  const auto missed = ToHost<float>(drop->missed_mass() + layer * rows, static_cast<size_t>(rows));
+  for (int step = 0; step < 2; ++step) {  // the second finds the sums of the first
+    const std::vector<float> found = Attend(world, estimate.get(), layer);
+    for (int b = 0; b < world.batch(); ++b) {
+      const int64_t begin = world.shape.window.n_sink;
+      const int64_t end = tokens[static_cast<size_t>(b)] - world.shape.window.local_window;
+      for (int q = 0; q < world.heads(); ++q) {
+        const int row = b * world.heads() + q;
+        const double share = missed[static_cast<size_t>(row)];
+        EXPECT_EQ(share > 0, end - begin > 100) << "sequence " << b << " query " << q;
+        for (int d = 0; d < world.dim(); ++d) {
+          double mean = 0;
+          for (int64_t t = begin; t < end; ++t) mean += world.value(b, t, q / world.shape.group)[d];
+          mean /= static_cast<double>(std::max<int64_t>(1, end - begin));
+          const auto i = static_cast<size_t>(row * world.dim() + d);
+          ASSERT_NEAR(found[i], (1 - share) * dropped[i] + share * mean, 1e-6)
+              << "sequence " << b << " query " << q << " dimension " << d;
+        }
+      }
+    }
+  }
+}
+
+TEST(GpuTailEstimate, JoinsAsTheMeanValueOfAllCandidates) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorldShape shape{.pq = {128, 16, 8},
+                            .kv_heads = 2,
+                            .tokens = {12000, 3000, 290, 100},
+                            .shared_tokens = 64,
+                            .layers = 2};
+  for (const bool per_head : {false, true}) {
+    SCOPED_TRACE(per_head ? "per head" : "shared");
+    const GpuWorld world(shape);
+    ExpectTailIsTheMeanValue(world, shape.tokens, per_head);
+    const std::vector<int32_t> fewer = {5000, 2000, 280, 272};
+    ASSERT_OK(world.cache->SetTokens(fewer, nullptr));
+    ExpectTailIsTheMeanValue(world, fewer, per_head);
+  }
+}
+
+TEST(GpuTailEstimate, HeadSizeOf64) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorldShape shape{
+      .pq = {64, 16, 4}, .group = 8, .tokens = {3001}, .host_begin = 64, .host_end = 2000};
+  ExpectTailIsTheMeanValue(GpuWorld(shape), shape.tokens, false);
+}
+
 // A graph that is recorded once appends and attends at every later length: rows, codes and outputs
 // are those of a world that had all tokens from the beginning.
-TEST(GpuAttentionGraph, GrowsWithTheSequence) {
+class GpuAttentionGraph : public ::testing::TestWithParam<bool> {};
+
+TEST_P(GpuAttentionGraph, GrowsWithTheSequence) {
   PQCACHE_NEEDS_GPU();
   constexpr int kBefore = 9000, kMore = 60;
-  const GpuWorldShape whole{.pq = {128, 16, 8}, .kv_heads = 1, .tokens = {kBefore + kMore}};
+  const GpuWorldShape whole{.pq = {128, 16, 8},
+                            .kv_heads = 1,
+                            .tokens = {kBefore + kMore},
+                            .means = GetParam(),
+                            .window = {16, 32}};
   const GpuWorld truth(whole);
   const auto row = static_cast<int64_t>(truth.dim());
   GpuWorld world(whole);
@@ -447,7 +525,7 @@ TEST(GpuAttentionGraph, GrowsWithTheSequence) {
     ASSERT_OK(FillBytes(row_pages[page] + kept * 512, 0xff, gone * 512, nullptr));
   }
   ASSERT_OK(world.cache->SetTokens(std::vector<int32_t>{kBefore}, nullptr));
-  const auto attention = Attention(world, "pq", {.ratio = 0.02}, false);
+  const auto attention = Attention(world, "pq", {.ratio = 0.02}, false, true);
   const auto queries = ToDevice(world.queries);
   auto keys = ToDevice(std::vector<float>(static_cast<size_t>(row), 0));
   auto values = ToDevice(std::vector<float>(static_cast<size_t>(row), 0));
@@ -470,7 +548,7 @@ TEST(GpuAttentionGraph, GrowsWithTheSequence) {
   }
   EXPECT_EQ(ToHost<int32_t>(world.cache->tokens(), 1)[0], kBefore + kMore);
   const auto found = ToHost<float>(out.data(), world.queries.size());
-  const auto other = Attention(truth, "pq", {.ratio = 0.02}, false);
+  const auto other = Attention(truth, "pq", {.ratio = 0.02}, false, true);
   const GpuBuffer expected = ToDevice(std::vector<float>(world.queries.size(), NAN));
   ASSERT_OK(other->Attend(0, queries.as<float>(), expected.as<float>(), nullptr));
   ASSERT_OK(WaitFor(nullptr));
@@ -483,6 +561,9 @@ TEST(GpuAttentionGraph, GrowsWithTheSequence) {
         << "token " << t;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(PositionMeans, GpuAttentionGraph, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "with" : "without"; });
 
 // Each layer has pages, codebooks and counts of its own; those that attend to everything need other
 // workspaces.
@@ -526,6 +607,12 @@ TEST(GpuAttentionErrors, NameWhatThereIsNoKernelFor) {
   options.budget = {.tokens = 5};
   EXPECT_NE(GpuAttention::Create(options, world.cache.get()).status().message().find("exact, pq"),
             std::string::npos);
+  options.policy = *CreatePolicy("exact");
+  options.estimate_tail = true;
+  EXPECT_NE(
+      GpuAttention::Create(options, world.cache.get()).status().message().find("tail estimate"),
+      std::string::npos);
+  options.estimate_tail = false;
   options.policy = *CreatePolicy("pq");
   options.budget = {.mass = 0.9};
   EXPECT_EQ(GpuAttention::Create(options, world.cache.get()).status().code(),
