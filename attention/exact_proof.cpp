@@ -25,22 +25,24 @@ Scratch& ThreadScratch() {
 }  // namespace
 
 void FindDoubtful(std::span<const float> bounds, std::span<const float> exact, int64_t k,
-                  int64_t most, std::vector<int64_t>* doubtful) {
+                  int64_t most, std::vector<int64_t>* doubtful, std::vector<float>* left) {
   Scratch& scratch = ThreadScratch();
   const float worst = KthLargest(exact.data(), std::ssize(exact), k, &scratch.top_k);
-  doubtful->clear();
+  scratch.places.clear();
+  left->clear();
   for (size_t t = 0; t < bounds.size(); ++t) {
+    if (bounds[t] < worst) continue;
+    scratch.places.push_back(static_cast<int64_t>(t));
     // Not a number: nothing is known.
-    if (!(bounds[t] < worst)) doubtful->push_back(static_cast<int64_t>(t));
+    left->push_back(std::isnan(bounds[t]) ? std::numeric_limits<float>::infinity() : bounds[t]);
   }
-  if (std::ssize(*doubtful) <= most) return;
-  scratch.doubts.clear();
-  for (const int64_t t : *doubtful) scratch.doubts.push_back(bounds[static_cast<size_t>(t)]);
-  scratch.places.swap(*doubtful);
-  SelectTopK(scratch.doubts.data(), std::ssize(scratch.doubts), most, &scratch.top_k,
-             &scratch.kept);
+  SelectTopK(left->data(), std::ssize(*left), most, &scratch.top_k, &scratch.kept);
   doubtful->clear();
-  for (const int64_t i : scratch.kept) doubtful->push_back(scratch.places[static_cast<size_t>(i)]);
+  for (const int64_t i : scratch.kept) {
+    doubtful->push_back(scratch.places[static_cast<size_t>(i)]);
+    (*left)[static_cast<size_t>(i)] = -std::numeric_limits<float>::infinity();
+  }
+  std::erase(*left, -std::numeric_limits<float>::infinity());
 }
 
 int64_t CountProven(std::span<const float> bounds, std::span<const float> exact, int64_t k) {
@@ -52,7 +54,6 @@ int64_t CountProven(std::span<const float> bounds, std::span<const float> exact,
   std::vector<float>& doubts = scratch.doubts;
   doubts.clear();
   for (const float bound : bounds) {
-    if (std::isnan(bound)) return 0;
     if (bound >= best[static_cast<size_t>(k - 1)]) doubts.push_back(bound);
   }
   if (std::ssize(doubts) > k) {  // k of them are enough to leave room for nothing else

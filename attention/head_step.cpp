@@ -87,6 +87,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
   }
   cursors_.assign(choice_.lists().size(), 0);
   certified_.assign(norms_ == nullptr ? 0 : choice_.lists().size(), false);
+  widened_ = false;
   if (correction_ != nullptr) {
     PQCACHE_CHECK(choice_.scored_all(), "a budget of mass by codes scores every candidate");
     sample_.Begin({.queries = num_queries_,
@@ -314,35 +315,38 @@ void HeadStep::AddOpenPage() {
   }
 }
 
-// bounds [N]: what the exact logits of the list's query are at most, of those not found so far.
-void HeadStep::FindBounds(size_t list, std::vector<float>* bounds) {
-  bounds->resize(static_cast<size_t>(choice_.size()));
-  norms_->Bounds(*head_->codes(), queries_ + static_cast<int64_t>(list) * dim_, scale_,
-                 choice_.begin(), choice_.end(), choice_.scores(static_cast<int>(list)),
-                 bounds->data());
-  for (const int64_t t : choice_.lists()[list]) {
-    (*bounds)[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
-  }
-}
-
 // There is a choice to make, and it is to be proven.
 bool HeadStep::ToProve() const {
   return norms_ != nullptr && choice_.tokens() > 0 && choice_.tokens() < choice_.size();
+}
+
+// What else may be among the best of the list's query, as much of it as may be read.
+void HeadStep::FindDoubtfulOf(size_t list, std::vector<int64_t>* doubtful) {
+  const std::vector<int64_t>& found = choice_.lists()[list];
+  std::vector<float>& bounds = ThreadScratch().bounds;
+  bounds.resize(static_cast<size_t>(choice_.size()));
+  norms_->Bounds(*head_->codes(), queries_ + static_cast<int64_t>(list) * dim_, scale_,
+                 choice_.begin(), choice_.end(), choice_.scores(static_cast<int>(list)),
+                 bounds.data());
+  for (const int64_t t : found) {
+    bounds[static_cast<size_t>(t)] = -std::numeric_limits<float>::infinity();
+  }
+  ranking_.ArrangeLogits(list);
+  const int64_t most = choice_.tokens() * config_.policy->certify_most();
+  FindDoubtful(bounds, ranking_.logits(list), choice_.tokens(), most - std::ssize(found), doubtful,
+               &doubts_[list]);
 }
 
 void HeadStep::Widen() {
   pages_.clear();
   if (!ToProve()) return;
   AddOpenPage();
-  std::vector<float>& bounds = ThreadScratch().bounds;
+  widened_ = true;
+  doubts_.resize(choice_.lists().size());
   std::vector<int64_t> doubtful;
-  const int64_t most = choice_.tokens() * config_.policy->certify_most();
   for (size_t list = 0; list < choice_.lists().size(); ++list) {
+    FindDoubtfulOf(list, &doubtful);
     std::vector<int64_t>& found = choice_.lists()[list];
-    FindBounds(list, &bounds);
-    ranking_.ArrangeLogits(list);
-    FindDoubtful(bounds, ranking_.logits(list), choice_.tokens(), most - std::ssize(found),
-                 &doubtful);
     found.insert(found.end(), doubtful.begin(), doubtful.end());
   }
   AddHeld();
@@ -351,10 +355,9 @@ void HeadStep::Widen() {
 
 // Whether the best that were found are the best of all.
 void HeadStep::Prove(size_t list, HeadStats* stats) {
-  std::vector<float>& bounds = ThreadScratch().bounds;
-  FindBounds(list, &bounds);
+  PQCACHE_CHECK(widened_, "Widen before Finish");
   const int64_t k = choice_.tokens();
-  const int64_t proven = CountProven(bounds, ranking_.logits(list), k);
+  const int64_t proven = CountProven(doubts_[list], ranking_.logits(list), k);
   certified_[list] = proven == k;
   ++stats->proofs;
   stats->certified += proven == k ? 1 : 0;

@@ -72,7 +72,7 @@ class HeadStep {
   void CollectPages();
   void AddSelected(int list, std::span<const uint8_t* const> rows, size_t first,
                    ExactRanking::Rows kind = ExactRanking::Rows::kStay);
-  void FindBounds(size_t list, std::vector<float>* bounds);
+  void FindDoubtfulOf(size_t list, std::vector<int64_t>* doubtful);
   void KeepBest(HeadStats* stats);
   bool ToProve() const;
   void Prove(size_t list, HeadStats* stats);
@@ -106,7 +106,10 @@ class HeadStep {
   MassCorrection* correction_ = nullptr;
   MassSample sample_;                     // with a correction
   const ResidualNorms* norms_ = nullptr;  // of a choice that is to be proven
-  std::vector<bool> certified_;           // [lists]
+  bool widened_ = false;
+  // [lists] upper bounds of the logits that may be among the best and were not read.
+  std::vector<std::vector<float>> doubts_;
+  std::vector<bool> certified_;  // [lists]
   // Of a policy that is sticky: what the last step selected, and where to leave it for the next.
   std::vector<std::vector<int64_t>>* last_ = nullptr;
 };

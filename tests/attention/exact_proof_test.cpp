@@ -15,9 +15,10 @@ constexpr float kFound = -std::numeric_limits<float>::infinity();
 constexpr int64_t kAny = 1000;
 
 std::vector<int64_t> Doubtful(const std::vector<float>& bounds, const std::vector<float>& exact,
-                              int64_t k, int64_t most = kAny) {
+                              int64_t k, int64_t most = kAny, std::vector<float>* left = nullptr) {
   std::vector<int64_t> doubtful = {-1};
-  FindDoubtful(bounds, exact, k, most, &doubtful);
+  std::vector<float> rest = {-1};
+  FindDoubtful(bounds, exact, k, most, &doubtful, left == nullptr ? &rest : left);
   return doubtful;
 }
 
@@ -27,9 +28,18 @@ TEST(FindDoubtful, IsWhatReachesTheLastOfTheBest) {
   EXPECT_EQ(Doubtful(bounds, exact, 2), (std::vector<int64_t>{4, 5}));
   EXPECT_EQ(Doubtful(bounds, exact, 3), (std::vector<int64_t>{1, 4, 5}));
   EXPECT_EQ(Doubtful(bounds, exact, 4), (std::vector<int64_t>{1, 2, 4, 5}));
-  EXPECT_EQ(Doubtful(bounds, exact, 4, 2), (std::vector<int64_t>{4, 5}));
-  EXPECT_EQ(Doubtful(bounds, exact, 4, 0), (std::vector<int64_t>{}));
   EXPECT_EQ(Doubtful({kFound, kFound}, {1, 2}, 2), (std::vector<int64_t>{}));
+}
+
+TEST(FindDoubtful, LeavesTheBoundsOfTooMany) {
+  const std::vector<float> exact = {5, 3, 4, 1}, bounds = {kFound, 3.5f, 2, kFound, 4, 9};
+  std::vector<float> left;
+  EXPECT_EQ(Doubtful(bounds, exact, 4, 4, &left), (std::vector<int64_t>{1, 2, 4, 5}));
+  EXPECT_EQ(left, (std::vector<float>{}));
+  EXPECT_EQ(Doubtful(bounds, exact, 4, 2, &left), (std::vector<int64_t>{4, 5}));
+  EXPECT_EQ(left, (std::vector<float>{3.5f, 2}));
+  EXPECT_EQ(Doubtful(bounds, exact, 2, 0, &left), (std::vector<int64_t>{}));
+  EXPECT_EQ(left, (std::vector<float>{4, 9}));
 }
 
 int64_t Proven(const std::vector<float>& bounds, const std::vector<float>& exact, int64_t k) {
@@ -78,10 +88,14 @@ TEST(CountProven, HoldsForLogitsBelowTheBounds) {
   }
 }
 
-TEST(Bounds, ThatAreNotNumbersProveNothing) {
+TEST(FindDoubtful, TakesWhatIsNotANumberForInfinity) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> left;
   EXPECT_EQ(Doubtful({1, nan, 3}, {5, 4}, 2), (std::vector<int64_t>{1}));
-  EXPECT_EQ(Proven({1, nan}, {5, 4}, 2), 0);
+  EXPECT_EQ(Doubtful({9, nan}, {5, 4}, 2, 1, &left), (std::vector<int64_t>{1}));
+  EXPECT_EQ(left, (std::vector<float>{9}));
+  EXPECT_EQ(Doubtful({nan, nan}, {5, 4}, 2, 0, &left), (std::vector<int64_t>{}));
+  EXPECT_EQ(Proven(left, {5, 4}, 2), 0);
 }
 
 TEST(IsBest, NoOtherTokenHasMore) {
