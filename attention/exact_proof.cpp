@@ -54,6 +54,7 @@ int64_t CountProven(std::span<const float> bounds, std::span<const float> exact,
   std::vector<float>& doubts = scratch.doubts;
   doubts.clear();
   for (const float bound : bounds) {
+    if (std::isnan(bound)) return 0;
     if (bound >= best[static_cast<size_t>(k - 1)]) doubts.push_back(bound);
   }
   if (std::ssize(doubts) > k) {  // k of them are enough to leave room for nothing else

@@ -28,6 +28,8 @@ TEST(FindDoubtful, IsWhatReachesTheLastOfTheBest) {
   EXPECT_EQ(Doubtful(bounds, exact, 2), (std::vector<int64_t>{4, 5}));
   EXPECT_EQ(Doubtful(bounds, exact, 3), (std::vector<int64_t>{1, 4, 5}));
   EXPECT_EQ(Doubtful(bounds, exact, 4), (std::vector<int64_t>{1, 2, 4, 5}));
+  EXPECT_EQ(Doubtful(bounds, exact, 4, 2), (std::vector<int64_t>{4, 5}));
+  EXPECT_EQ(Doubtful(bounds, exact, 4, 0), (std::vector<int64_t>{}));
   EXPECT_EQ(Doubtful({kFound, kFound}, {1, 2}, 2), (std::vector<int64_t>{}));
 }
 
@@ -96,6 +98,10 @@ TEST(FindDoubtful, TakesWhatIsNotANumberForInfinity) {
   EXPECT_EQ(left, (std::vector<float>{9}));
   EXPECT_EQ(Doubtful({nan, nan}, {5, 4}, 2, 0, &left), (std::vector<int64_t>{}));
   EXPECT_EQ(Proven(left, {5, 4}, 2), 0);
+}
+
+TEST(CountProven, ProvesNothingByWhatIsNotANumber) {
+  EXPECT_EQ(Proven({1, std::numeric_limits<float>::quiet_NaN()}, {5, 4}, 2), 0);
 }
 
 TEST(IsBest, NoOtherTokenHasMore) {
