@@ -71,6 +71,7 @@ void HeadStep::Begin(const HeadStepConfig& config, const HeadCache& head, int n,
       config.selector != nullptr && config.selector->fixed_distance() && head.finite();
   far_queries_ = moved ? AtWindowEnd(*config.rope, head, g, queries) : std::vector<float>();
   state_.Reset(num_queries_, dim_);
+  chosen_.Reset(num_queries_, dim_);
   AddAlways();
   const bool by_codes = config.policy->score_source() == ScoreSource::kCodes &&
                         !config.policy->codes_only() && head.finite();
@@ -219,7 +220,7 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
   const RowFormat format = PageFormat(head_->page_shape());
   if (choice_.ranked()) return ranking_.Add(static_cast<size_t>(list), rows, kind);
   if (correction_ != nullptr) sample_.Add(static_cast<size_t>(list), first, rows);
-  PartialAttention* state = &state_;
+  PartialAttention* state = &chosen_;
   const float* queries = queries_;
   if (choice_.per_query()) {
     state = &ThreadScratch().single;
@@ -242,7 +243,7 @@ void HeadStep::AddSelected(int list, std::span<const uint8_t* const> rows, size_
   } else {
     AddToState(list, rows, first, queries, state);
   }
-  if (choice_.per_query()) state_.Merge(*state, 0, list);
+  if (choice_.per_query()) chosen_.Merge(*state, 0, list);
 }
 
 void HeadStep::AddToState(int list, std::span<const uint8_t* const> rows, size_t first,
@@ -415,10 +416,10 @@ void HeadStep::KeepBest(HeadStats* stats) {
     if (per_query) single.Reset(1, dim_);
     FindBonus(list, &bonus);
     ranking_.Keep(list, *config_.policy, choice_.tokens(), rest_lse.data(), bonus,
-                  &choice_.lists()[list], per_query ? &single : &state_);
+                  &choice_.lists()[list], per_query ? &single : &chosen_);
     // Those that widening added stand behind the others.
     if (ToProve()) std::sort(choice_.lists()[list].begin(), choice_.lists()[list].end());
-    if (per_query) state_.Merge(single, 0, first);
+    if (per_query) chosen_.Merge(single, 0, first);
     for (size_t i = 0; i < rest_lse.size(); ++i) {
       const int query = first + static_cast<int>(i);
       const float* exact = ranking_.logits(list).data() + i * found.size();
@@ -449,8 +450,17 @@ void HeadStep::AddTail(HeadStats* stats) {
     }
     const float left = choice_.unselected_lse(g);
     stats->missed_mass += Share(left, state_.Lse(g));
-    if (estimate) state_.AddValue(g, left, mean.data());
+    if (estimate) state_.AddValue(g, AddLikeChosen(g, left), mean.data());
   }
+}
+
+// A part of the tail, whose weight is exp(log_weight), with the values of the chosen tokens.
+// Returns the log of the weight that is left to the tail's own mean values.
+float HeadStep::AddLikeChosen(int g, float log_weight) {
+  const float chosen = chosen_.Lse(g);
+  if (std::isinf(chosen) || std::isinf(log_weight)) return log_weight;
+  state_.Merge(chosen_, g, g, log_weight + std::log(kTailLikeChosen) - chosen);
+  return log_weight + std::log1p(-kTailLikeChosen);
 }
 
 // Every block of values with the mass of its tokens.
@@ -462,10 +472,11 @@ void HeadStep::AddScoredTail(int g, HeadStats* stats) {
   if (std::isinf(max)) return;  // nothing is left over
   const float sum = ExpInPlace(weights, choice_.size(), max);
   // The weights are of exp(score - max).
-  const float log_weight =
-      max + (correction_ == nullptr ? 0.0f : correction_->nats(g % correction_->group()));
-  stats->missed_mass += Share(log_weight + std::log(sum), state_.Lse(g));
+  const float nats = correction_ == nullptr ? 0.0f : correction_->nats(g % correction_->group());
+  const float left = max + nats + std::log(sum);
+  stats->missed_mass += Share(left, state_.Lse(g));
   if (config_.tail == TailMode::kDrop) return;
+  const float log_share = AddLikeChosen(g, left) - std::log(sum);
   std::vector<float>& mean = ThreadScratch().mean;
   for (int64_t t = begin; t < end;) {
     const int64_t block = t / kValueBlockTokens;
@@ -474,7 +485,7 @@ void HeadStep::AddScoredTail(int g, HeadStats* stats) {
     const float share = 1.0f / static_cast<float>(head_->value_count(block));
     for (int d = 0; d < dim_; ++d)
       mean[static_cast<size_t>(d)] = share * head_->value_sum(block)[d];
-    if (weight > 0) state_.AddValue(g, log_weight + std::log(weight), mean.data());
+    if (weight > 0) state_.AddValue(g, log_share + std::log(weight), mean.data());
     t = stop;
   }
 }
@@ -485,6 +496,7 @@ void HeadStep::Finish(float* out, HeadStats* stats) {
   if (last_ != nullptr) LeaveSelected();
   Record(stats);
   if (correction_ != nullptr) sample_.Finish(correction_);
+  for (int g = 0; g < num_queries_; ++g) state_.Merge(chosen_, g, g);
   if (choice_.scored()) AddTail(stats);
   state_.Finish(out);
 }

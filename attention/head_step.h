@@ -87,6 +87,7 @@ class HeadStep {
                       PartialAttention* state);
   void AddTail(HeadStats* stats);
   void AddScoredTail(int g, HeadStats* stats);
+  float AddLikeChosen(int g, float log_weight);
   void Record(HeadStats* stats) const;
 
   HeadStepConfig config_;
@@ -96,8 +97,8 @@ class HeadStep {
   int kv_head_ = 0;
   int n_ = 0, num_queries_ = 0, dim_ = 0;  // N, N * G, D
   float scale_ = 0;
-  int64_t visible_ = 0;  // first token that the sliding window lets through
-  PartialAttention state_;
+  int64_t visible_ = 0;              // first token that the sliding window lets through
+  PartialAttention state_, chosen_;  // the selected tokens apart, until Finish
   std::vector<float> always_lse_;
   CandidateChoice choice_;
   std::vector<size_t> cursors_;  // of each list: rows added so far

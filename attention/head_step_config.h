@@ -5,17 +5,11 @@
 #include <cstdint>
 
 #include "pqcache/policy/selection_policy.h"
+#include "pqcache/policy/tail_mode.h"
 
 namespace pqcache::attention {
 
 class Rope;
-
-enum class TailMode {
-  kDrop,  // unselected tokens are ignored
-  // They join with their code score as logit and the mean value of the tokens around them; of many
-  // candidates, which are not scored one by one, with their mass by the codes and one mean value.
-  kEstimate,
-};
 
 struct HeadStepConfig {
   const SelectionPolicy* policy = nullptr;

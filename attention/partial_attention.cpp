@@ -77,11 +77,11 @@ void PartialAttention::AddValue(int g, float log_weight, const float* value) {
   AddScaled(weight, value, dim_, &out_[static_cast<size_t>(g) * dim_]);
 }
 
-void PartialAttention::Merge(const PartialAttention& other, int from, int to) {
-  const float other_max = other.max_[static_cast<size_t>(from)];
+void PartialAttention::Merge(const PartialAttention& other, int from, int to, float shift) {
   if (other.sum_[static_cast<size_t>(from)] == 0.0f) return;
-  RaiseMax(to, other_max);
-  const float factor = std::exp(other_max - max_[static_cast<size_t>(to)]);
+  const float reference = other.max_[static_cast<size_t>(from)] + shift;
+  RaiseMax(to, reference);
+  const float factor = std::exp(reference - max_[static_cast<size_t>(to)]);
   sum_[static_cast<size_t>(to)] += factor * other.sum_[static_cast<size_t>(from)];
   AddScaled(factor, &other.out_[static_cast<size_t>(from) * dim_], dim_,
             &out_[static_cast<size_t>(to) * dim_]);

@@ -27,8 +27,9 @@ class PartialAttention {
   // Adds one value [D] that stands for tokens of query head g with total weight
   // exp(log_weight).
   void AddValue(int g, float log_weight, const float* value);
-  // Adds what `other` has of its query head `from` to this state's head `to`.
-  void Merge(const PartialAttention& other, int from, int to);
+  // Adds what `other` has of its query head `from` to this state's head `to`, with its logits moved
+  // by `shift`.
+  void Merge(const PartialAttention& other, int from, int to, float shift = 0);
 
   // Log-sum-exp of head g's logits so far; -infinity when nothing was added.
   float Lse(int g) const;

@@ -174,7 +174,7 @@ class GenerateCommand : public Command {
     options.attention.budget = options_.budget;
     options.attention.per_head = options_.per_head;
     options.attention.dense_layers = options_.dense_layers;
-    options.attention.estimate_tail = options_.tail == attention::TailMode::kEstimate;
+    options.attention.estimate_tail = options_.tail == TailMode::kEstimate;
     if (options_.policy->score_source() == ScoreSource::kCodes) {
       PQCACHE_ASSIGN_OR_RETURN(options.codebooks, LoadCodebooks(attention_.codebooks));
     }

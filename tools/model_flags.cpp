@@ -191,8 +191,7 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
   if (options.policy->uses_budget()) options.budget = budget;
   options.per_head = gqa == "per-head";
   const bool scores = options.policy->score_source() != ScoreSource::kNone;
-  options.tail =
-      tail == "estimate" && scores ? attention::TailMode::kEstimate : attention::TailMode::kDrop;
+  options.tail = tail == "estimate" && scores ? TailMode::kEstimate : TailMode::kDrop;
   options.widen_misfit = on_misfit == "widen" && options.policy->gains_from_overfetch();
   options.dense_layers = static_cast<int>(dense_layers);
   // Where tokens are dropped, there is nothing to judge a step by.
@@ -206,7 +205,7 @@ Result<attention::CacheAttentionOptions> AttentionFlags::OptionsFor(
 
 Status AttentionFlags::RefuseUnused(const attention::CacheAttentionOptions& options,
                                     const std::string& policy) const {
-  if (tail == "estimate" && options.tail == attention::TailMode::kDrop) {
+  if (tail == "estimate" && options.tail == TailMode::kDrop) {
     return Status::InvalidArgument(
         "--tail estimate needs a policy with scores (pq, flat), and the policy is " + policy);
   }
@@ -232,7 +231,7 @@ Result<attention::SessionStorage> AttentionFlags::StorageFor(
   for (const attention::CacheAttentionOptions& policy : policies) {
     codes = codes || policy.policy->score_source() == ScoreSource::kCodes;
     storage.keep_keys = storage.keep_keys || policy.policy->score_source() == ScoreSource::kKeys;
-    storage.value_sums = storage.value_sums || policy.tail == attention::TailMode::kEstimate;
+    storage.value_sums = storage.value_sums || policy.tail == TailMode::kEstimate;
   }
   storage.value_only_pages = policies.size() == 1 && policies.front().policy->codes_only();
   if (codes) {

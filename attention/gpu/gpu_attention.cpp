@@ -8,6 +8,7 @@
 #include "attention/kernels/append_tokens.h"
 #include "attention/kernels/gpu_shapes.h"
 #include "attention/kernels/value_sums.h"
+#include "pqcache/policy/tail_mode.h"
 
 namespace pqcache::attention {
 namespace {
@@ -132,6 +133,8 @@ SparseDecodeParams GpuAttention::DecodeParams(int layer) const {
   if (choice_ != Choice::kAll && layer >= options_.dense_layers) {
     p.positions = positions_.as<int32_t>();
     p.counts = counts_.as<int32_t>();
+    p.estimate_tail = options_.estimate_tail && Selects(layer);
+    p.tail_like_chosen = kTailLikeChosen;
   }
   return p;
 }
@@ -173,7 +176,6 @@ Status GpuAttention::Decode(int layer, const float* queries, float* out, GpuStre
     params.unselected_lse = unselected_lse_.as<float>();
     params.missed_mass =
         missed_mass_.as<float>() + int64_t{layer} * cache_->options().batch * options_.heads;
-    params.estimate_tail = options_.estimate_tail;
   }
   if (params.estimate_tail) {
     PQCACHE_RETURN_IF_ERROR(UpdateValueSums(params.layer, params.window, stream));

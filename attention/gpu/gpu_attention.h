@@ -20,8 +20,8 @@ struct GpuAttentionOptions {
   SelectionBudget budget;
   bool per_head = false;
   int dense_layers = 0;  // the first so many layers attend exactly
-  // Tokens that are not selected join with their estimated mass and one mean value, also where the
-  // CPU takes one for every 64.
+  // Tokens that are not selected join with their estimated mass (TailMode::kEstimate), with one
+  // mean value also where the CPU takes one for every 64.
   bool estimate_tail = false;
 };
 

@@ -4,7 +4,10 @@
 //
 // Columns of the products are queries: four queries and, in four more columns, what bfloat16
 // leaves of them; with more than four, two such products.
-// Reads 4 D bytes for each row; writes D + 2 floats for each block and query.
+// With a tail estimate this is done twice, for what every step attends to and for the list, whose
+// mix of values the estimate needs apart.
+// Reads 4 D bytes for each row; writes D + 2 floats for each block and query, twice for an
+// estimate.
 
 #include <cuda_runtime.h>
 
@@ -19,6 +22,7 @@
 #include "attention/kernels/meeting.cuh"
 #include "attention/kernels/sparse_decode.h"
 #include "attention/kernels/tensor_core.cuh"
+#include "pqcache/base/check.h"
 
 namespace pqcache::attention {
 namespace {
@@ -32,8 +36,10 @@ constexpr float kLn2 = 0.6931471805599453f;
 
 struct Workspace {
   unsigned* blocks_done;  // [lists]
-  float* parts;           // [lists, blocks, queries, D + 2]: output, maximum, sum
-  int lists, queries, blocks;
+  // [lists, sections, blocks, queries, D + 2]: output, maximum, sum
+  float* parts;
+  // Sections: all rows; or those always attended to, then those of the list.
+  int lists, sections, queries, blocks;
 };
 
 // Where a list's rows lie.
@@ -99,14 +105,14 @@ __device__ void LoadQueries(const float* queries, int count, float scale,
   }
 }
 
-// Rows [16 * tile, ...) into `to`, 16-byte pieces exchanged so that neighbouring rows' pieces lie
-// in different banks. Rows beyond the last are copies of it.
+// 16 rows from `first` on into `to`, 16-byte pieces exchanged so that neighbouring rows' pieces lie
+// in different banks. Rows from `end` on are copies of the one before.
 template <int kDim>
-__device__ void FetchTile(const Rows& rows, int tile, char* to) {
+__device__ void FetchTile(const Rows& rows, int first, int end, char* to) {
   constexpr int kPieces = kDim / 4;  // of a row
   const int lane = threadIdx.x % 32;
-  const auto address = reinterpret_cast<unsigned long long>(
-      rows.Address(min(tile * kTileRows + lane % kTileRows, rows.total - 1)));
+  const auto address =
+      reinterpret_cast<unsigned long long>(rows.Address(min(first + lane % kTileRows, end - 1)));
 #pragma unroll
   for (int i = 0; i < kTileRows * kPieces / 32; ++i) {
     const int row = (i * 32 + lane) / kPieces, piece = (i * 32 + lane) % kPieces;
@@ -175,6 +181,41 @@ __device__ void AttendTile(const char* tile, int valid, WarpState<kDim, kProduct
 #pragma unroll
     for (int p = 0; p < kProducts; ++p) MultiplyAdd(values, weights[p], state->out[p][i]);
   }
+}
+
+// The warp's share of rows [begin, end), through its part of the shared memory, into a new state.
+template <int kDim, int kProducts>
+__device__ void AttendRows(const Rows& rows, int begin, int end, char* tiles,
+                           WarpState<kDim, kProducts>* state) {
+  constexpr int kTileBytes = kTileRows * kDim * 4;
+#pragma unroll
+  for (int p = 0; p < kProducts; ++p) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) state->max[p][i] = -INFINITY, state->sum[p][i] = 0;
+#pragma unroll
+    for (int i = 0; i < kDim / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) state->out[p][i][j] = 0;
+    }
+  }
+  const int step = gridDim.x * kWarps * kTileRows;
+  const int first = begin + (blockIdx.x * kWarps + threadIdx.x / 32) * kTileRows;
+  int fetch = first;
+  for (int i = 0; i < kTilesAhead; ++i, fetch += step) {
+    if (fetch < end) FetchTile<kDim>(rows, fetch, end, tiles + i * kTileBytes);
+    CommitCopies();
+  }
+  int at = 0;
+  for (int row = first; row < end; row += step, fetch += step) {
+    WaitForCopies<kTilesAhead - 1>();
+    __syncwarp();
+    AttendTile(tiles + at * kTileBytes, end - row, state);
+    __syncwarp();
+    if (fetch < end) FetchTile<kDim>(rows, fetch, end, tiles + at * kTileBytes);
+    CommitCopies();
+    at = at + 1 == kTilesAhead ? 0 : at + 1;
+  }
+  WaitForCopies<0>();
 }
 
 // Writes the warp's output, maximum and sum of each query to parts [queries, D + 2].
@@ -264,63 +305,58 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor<kProducts>)
   const int queries = workspace.queries;
   WaitForPrevious();
   AllowNext();
-  WarpState<kDim, kProducts> state = {};
-  for (int i = 0; i < kProducts; ++i) state.max[i][0] = state.max[i][1] = -INFINITY;
+  WarpState<kDim, kProducts> state;
   LoadQueries(p.queries + size_t(list) * queries * kDim, queries, p.scale, &state);
   const Rows rows = RowsOf(p, list, head, sequence);
-
-  char* tiles = shared + size_t(warp) * kTilesAhead * kTileBytes;
-  const int count = (rows.total + kTileRows - 1) / kTileRows;
-  const int step = gridDim.x * kWarps;
-  int fetch = block * kWarps + warp;
-  for (int i = 0; i < kTilesAhead; ++i, fetch += step) {
-    if (fetch < count) FetchTile<kDim>(rows, fetch, tiles + i * kTileBytes);
-    CommitCopies();
-  }
-  int at = 0;
-  for (int tile = block * kWarps + warp; tile < count; tile += step, fetch += step) {
-    WaitForCopies<kTilesAhead - 1>();
-    __syncwarp();
-    AttendTile(tiles + at * kTileBytes, rows.total - tile * kTileRows, &state);
-    __syncwarp();
-    if (fetch < count) FetchTile<kDim>(rows, fetch, tiles + at * kTileBytes);
-    CommitCopies();
-    at = at + 1 == kTilesAhead ? 0 : at + 1;
-  }
-  WaitForCopies<0>();
-  __syncthreads();
-
   auto* of_warps = reinterpret_cast<float*>(shared);  // [warps, queries, D + 2]
   const size_t part = size_t(queries) * (kDim + 2);
-  StoreWarp(state, queries, of_warps + warp * part);
-  __syncthreads();
-  float* of_blocks = workspace.parts + size_t(list) * gridDim.x * part;
   float* factors = of_warps + kWarps * part;
-  JoinParts<kDim>(
-      of_warps, kWarps, part, queries, factors, [](const float* x) { return *x; },
-      [&](int q, int d, float out, float most, float sum) {
-        float* to = of_blocks + block * part + q * (kDim + 2);
-        to[d] = out;
-        if (d == 0) to[kDim] = most, to[kDim + 1] = sum;
-      });
+  const int blocks = gridDim.x;
+  float* of_blocks = workspace.parts + size_t(list) * workspace.sections * blocks * part;
+
+  for (int section = 0; section < workspace.sections; ++section) {
+    const int begin = section == 0 ? 0 : rows.always;
+    const int end = section + 1 < workspace.sections ? rows.always : rows.total;
+    AttendRows(rows, begin, end, shared + size_t(warp) * kTilesAhead * kTileBytes, &state);
+    __syncthreads();
+    StoreWarp(state, queries, of_warps + warp * part);
+    __syncthreads();
+    float* of_block = of_blocks + (section * blocks + block) * part;
+    JoinParts<kDim>(
+        of_warps, kWarps, part, queries, factors, [](const float* x) { return *x; },
+        [&](int q, int d, float out, float most, float sum) {
+          float* to = of_block + q * (kDim + 2);
+          to[d] = out;
+          if (d == 0) to[kDim] = most, to[kDim + 1] = sum;
+        });
+  }
   if (!FinishesLast(&workspace.blocks_done[list], &last)) return;
-  JoinParts<kDim>(
-      of_blocks, int(gridDim.x), part, queries, factors, [](const float* x) { return __ldcg(x); },
-      [&](int q, int d, float out, float most, float sum) {
-        const size_t row = size_t(list) * queries + q;
-        out /= sum;
-        if (p.missed_mass != nullptr) {
-          const float lse = kLn2 * (most + log2f(sum));
-          const float missed = 1 / (1 + expf(lse - p.unselected_lse[row]));
-          if (d == 0) p.missed_mass[row] += missed;
-          if (p.estimate_tail && missed > 0) {
-            const size_t of_head = size_t(sequence) * p.layer.kv_heads + head;
-            const double sum_of_values = p.layer.value_sums[of_head * kDim + d];
-            out += missed * (float(sum_of_values / (rows.window_begin - rows.sinks)) - out);
-          }
-        }
-        p.out[row * kDim + d] = out;
-      });
+  const auto load = [](const float* x) { return __ldcg(x); };
+  float* outputs = p.out + size_t(list) * queries * kDim;
+  if (p.estimate_tail) {  // the values of the rest, which the same threads read again below
+    const size_t of_head = size_t(sequence) * p.layer.kv_heads + head;
+    JoinParts<kDim>(
+        of_blocks + blocks * part, blocks, part, queries, factors, load,
+        [&](int q, int d, float out, float, float sum) {
+          const double sum_of_values = p.layer.value_sums[of_head * kDim + d];
+          const float mean = float(sum_of_values / max(1, rows.window_begin - rows.sinks));
+          outputs[q * kDim + d] = sum > 0 ? mean + p.tail_like_chosen * (out / sum - mean) : mean;
+        });
+  }
+  JoinParts<kDim>(of_blocks, workspace.sections * blocks, part, queries, factors, load,
+                  [&](int q, int d, float out, float most, float sum) {
+                    const size_t row = size_t(list) * queries + q;
+                    out /= sum;
+                    if (p.missed_mass != nullptr) {
+                      const float lse = kLn2 * (most + log2f(sum));
+                      const float missed = 1 / (1 + expf(lse - p.unselected_lse[row]));
+                      if (d == 0) p.missed_mass[row] += missed;
+                      if (p.estimate_tail && missed > 0) {
+                        out += missed * (outputs[q * kDim + d] - out);
+                      }
+                    }
+                    outputs[q * kDim + d] = out;
+                  });
 }
 
 constexpr int kBlocksOfGpu = 264;      // two for each multiprocessor of an H200
@@ -328,6 +364,7 @@ constexpr int kMaxBlocksOfList = 128;  // whose parts are joined
 
 size_t Place(const SparseDecodeParams& p, char* memory, Workspace* workspace) {
   workspace->queries = p.per_head ? 1 : p.group;
+  workspace->sections = p.estimate_tail ? 2 : 1;
   workspace->lists = p.layer.batch * p.layer.kv_heads * (p.per_head ? p.group : 1);
   const int64_t all_rows = int64_t{p.layer.max_pages} * kGpuPageTokens;
   const int64_t listed = int64_t{p.window.n_sink} + p.window.local_window + p.max_selected;
@@ -336,11 +373,13 @@ size_t Place(const SparseDecodeParams& p, char* memory, Workspace* workspace) {
   workspace->blocks = static_cast<int>(std::min<int64_t>(
       std::clamp(kBlocksOfGpu / std::max(1, workspace->lists), 1, kMaxBlocksOfList),
       (tiles + kWarps - 1) / kWarps));
-  const size_t counters = (size_t(workspace->lists) * 4 + 255) / 256 * 256;
+  // As many for every layer: those that attend to all have fewer lists, in the same memory.
+  const size_t most_lists = size_t(p.layer.batch) * p.layer.kv_heads * p.group;
+  const size_t counters = (most_lists * 4 + 255) / 256 * 256;
   workspace->blocks_done = reinterpret_cast<unsigned*>(memory);
   workspace->parts = reinterpret_cast<float*>(memory + counters);
-  return counters + size_t(workspace->lists) * workspace->blocks * workspace->queries *
-                        (p.layer.dim + 2) * sizeof(float);
+  return counters + size_t(workspace->lists) * workspace->sections * workspace->blocks *
+                        workspace->queries * (p.layer.dim + 2) * sizeof(float);
 }
 
 template <int kDim, int kProducts>
@@ -363,6 +402,9 @@ size_t SparseDecodeWorkspaceBytes(const SparseDecodeParams& params) {
 Status SparseDecode(const SparseDecodeParams& params, GpuStream stream) {
   PQCACHE_RETURN_IF_ERROR(
       CheckGpuShapes(params.layer.dim, params.layer.bytes_per_key, params.group));
+  PQCACHE_CHECK(
+      !params.estimate_tail || (params.positions != nullptr && params.missed_mass != nullptr),
+      "an estimate of what a list lacks");
   Workspace workspace;
   Place(params, static_cast<char*>(params.workspace), &workspace);
   return DispatchDim(params.layer.dim, [&](auto dim) {

@@ -29,9 +29,11 @@ struct SparseDecodeParams {
   // estimated share of the attention mass is added to.
   const float* unselected_lse = nullptr;
   float* missed_mass = nullptr;
-  // Needs those, and UpdateValueSums before: the tokens that are not attended join with that share
-  // and the mean value of all candidates.
+  // Needs those, a list, and UpdateValueSums before: the tokens that are not attended join with
+  // that share. Of it so much has the values of the listed tokens, as attention to those alone
+  // mixes them, the rest the mean value of all candidates; all of it where none are listed.
   bool estimate_tail = false;
+  float tail_like_chosen = 0;
 };
 
 // Of the parameters only shapes are read.

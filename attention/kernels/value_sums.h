@@ -1,7 +1,7 @@
 #pragma once
 
-// Sums of the values of all candidates: their mean stands for the values that a step does not
-// attend to (TailMode::kEstimate).
+// Sums of the values of all candidates: their mean stands for most of the values that a step does
+// not attend to (TailMode::kEstimate).
 
 #include "attention/kernels/gpu_types.h"
 #include "pqcache/base/status.h"

@@ -105,8 +105,9 @@ TEST(CacheAttentionSelection, SelectsTheBestTokensByCount) {
   ExpectOracleForAll({.ratio = 0.13}, TailMode::kDrop);
 }
 
-// What many candidates leave over joins with its mass by the codes and the mean value of all.
-TEST(CacheAttentionSelection, OfManyTokensTheRestJoinsWithOneMeanValue) {
+// What many candidates leave over joins with its mass by the codes, the mean value of all and, to a
+// part, what the chosen ones mix.
+TEST(CacheAttentionSelection, OfManyTokensTheRestJoinsWithOneMeanValueAndLikeTheChosen) {
   const Layers layers = {RandomSequence(8, 6000, 4, 1, 32)};
   const Sequence& s = layers[0];
   const int64_t t = 5999, k = 600;
@@ -129,17 +130,26 @@ TEST(CacheAttentionSelection, OfManyTokensTheRestJoinsWithOneMeanValue) {
             s.value(i, 0)[d] / static_cast<double>(split.end - split.begin);
       }
     }
+    // How far outputs are moved from those with the mean value alone, along the way they should be:
+    // differences by other tokens at the end of the selection go anywhere.
+    double moved = 0, to_move = 0;
     for (int g = 0; g < s.group(); ++g) {
       const std::vector<int64_t> chosen =
           oracle.Best(per_head ? std::vector<int>{g} : oracle.AllHeads(), k);
       const auto [attended, left] = oracle.MassesOf(g, chosen);
+      const std::vector<double> of_chosen = oracle.AttendChosen(g, chosen);
       std::vector<double> expected = oracle.Attend(g, chosen);
       for (size_t d = 0; d < expected.size(); ++d) {
-        expected[d] = (attended * expected[d] + left * mean[d]) / (attended + left);
+        const double with_mean = (attended * expected[d] + left * mean[d]) / (attended + left);
+        const double move = kTailLikeChosen * left * (of_chosen[d] - mean[d]) / (attended + left);
+        moved += (HeadOf(out, s, g)[d] - with_mean) * move;
+        to_move += move * move;
+        expected[d] = with_mean + move;
       }
       EXPECT_LT(MaxDifference(HeadOf(out, s, g), expected), 0.02) << g;
       EXPECT_GT(MaxDifference(HeadOf(out, s, g), oracle.Attend(g, chosen)), 0.02) << g;
     }
+    EXPECT_NEAR(moved / to_move, 1, 0.3);
     const HeadStats stats = rig.stats().Total();
     EXPECT_DOUBLE_EQ(stats.estimated, static_cast<double>(split.end - split.begin - k));
   }
@@ -294,20 +304,22 @@ TEST(CacheAttentionSelection, SelectsTheSmallestSetThatReachesTheMass) {
   }
 }
 
-TEST(CacheAttentionSelection, TheTailJoinsByScoreAndMeanOfItsPage) {
+TEST(CacheAttentionSelection, TheTailJoinsByScoreMeanOfItsPageAndLikeTheChosen) {
   for (const int64_t k : {0, 9, 60, 1000}) {
     SCOPED_TRACE(std::to_string(k) + " tokens");
     ExpectOracleForAll({.tokens = k}, TailMode::kEstimate);
   }
 }
 
+// Where some are chosen and stand for a part of the rest, all of them.
 TEST(CacheAttentionSelection, TheTailIsExactWhereBlocksHoldOneValue) {
   for (const int n_sink : {0, 4, 21}) {
     for (const int64_t k : {0, 10}) {
+      const int64_t block = k == 0 ? kValueBlockTokens : 176;
       Layers layers = {RandomSequence(3, 200, 4, 2, 32)};
       Sequence& s = layers[0];
       for (int64_t t = n_sink; t < 176; ++t) {  // neither sinks nor window
-        const int64_t first = std::max<int64_t>(n_sink, t / kValueBlockTokens * kValueBlockTokens);
+        const int64_t first = std::max<int64_t>(n_sink, t / block * block);
         for (int h = 0; h < 2; ++h) std::copy_n(s.value(first, h), 32, s.value(t, h));
       }
       RigOptions options = SmallSplit("flat", {.tokens = k});

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "pqcache/policy/tail_mode.h"
 #include "tests/support/attention_fixture.h"
 
 namespace pqcache::testing {
@@ -124,11 +125,30 @@ struct StepOracle {
     return {first, first + exact.dim};
   }
 
-  // The same with every other candidate joining by its score and the mean value of its page, in
-  // which sinks do not count.
+  // Output [D] of head g over the chosen tokens alone, which are some.
+  std::vector<double> AttendChosen(int g, const std::vector<int64_t>& chosen) const {
+    std::vector<double> out(static_cast<size_t>(exact.dim), 0.0);
+    double sum = 0;
+    for (const int64_t i : chosen) {
+      const double weight = std::exp(Logit(exact, g, i));
+      sum += weight;
+      for (int d = 0; d < exact.dim; ++d) {
+        out[static_cast<size_t>(d)] += weight * exact.value(i, kv_head)[d];
+      }
+    }
+    for (double& x : out) x /= sum;
+    return out;
+  }
+
+  // Attend with every other candidate joining by its score and a value: the mean one of its page,
+  // in which sinks do not count, and, if anything was chosen, in part the mix of the chosen.
   std::vector<double> AttendWithTail(int g, const std::vector<int64_t>& chosen, int n_sink,
                                      int page_tokens) const {
     const std::vector<bool> keep = split.Keep(t + 1, chosen);
+    const double like_chosen = chosen.empty() ? 0 : double{kTailLikeChosen};
+    const std::vector<double> of_chosen =
+        chosen.empty() ? std::vector<double>(static_cast<size_t>(exact.dim), 0.0)
+                       : AttendChosen(g, chosen);
     std::vector<double> out(static_cast<size_t>(exact.dim), 0.0);
     double sum = 0;
     for (int64_t i = split.visible; i <= t; ++i) {
@@ -138,11 +158,12 @@ struct StepOracle {
       const int64_t page = i / page_tokens;
       const int64_t first = kept ? i : std::max<int64_t>(n_sink, page * page_tokens);
       const int64_t last = kept ? i + 1 : std::min(split.end, (page + 1) * page_tokens);
-      for (int64_t j = first; j < last; ++j) {
-        for (int d = 0; d < exact.dim; ++d) {
-          out[static_cast<size_t>(d)] +=
-              weight * exact.value(j, kv_head)[d] / static_cast<double>(last - first);
-        }
+      for (int d = 0; d < exact.dim; ++d) {
+        double mean = 0;
+        for (int64_t j = first; j < last; ++j) mean += exact.value(j, kv_head)[d];
+        mean /= static_cast<double>(last - first);
+        const auto of = static_cast<size_t>(d);
+        out[of] += weight * (kept ? mean : mean + like_chosen * (of_chosen[of] - mean));
       }
     }
     for (double& x : out) x /= sum;

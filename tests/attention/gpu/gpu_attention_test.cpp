@@ -11,6 +11,7 @@
 
 #include "attention/sdpa_reference.h"
 #include "pqcache/index/best_codes.h"
+#include "pqcache/policy/tail_mode.h"
 #include "tests/attention/gpu/gpu_world.h"
 #include "tests/support/tolerances.h"
 
@@ -33,10 +34,8 @@ std::unique_ptr<GpuAttention> Attention(const GpuWorld& world, const char* polic
   return *std::move(made);
 }
 
-std::vector<std::vector<int32_t>> Select(const GpuWorld& world, GpuAttention* attention) {
-  const auto queries = ToDevice(world.queries);
-  EXPECT_OK(attention->Select(0, queries.as<float>(), nullptr));
-  EXPECT_OK(WaitFor(nullptr));
+// Of the last selection.
+std::vector<std::vector<int32_t>> Lists(GpuAttention* attention) {
   const auto lists = static_cast<size_t>(attention->lists());
   const auto room = static_cast<size_t>(attention->max_selected());
   const auto counts = ToHost<int32_t>(attention->counts(), lists);
@@ -47,6 +46,13 @@ std::vector<std::vector<int32_t>> Select(const GpuWorld& world, GpuAttention* at
     result.emplace_back(first, first + counts[i]);
   }
   return result;
+}
+
+std::vector<std::vector<int32_t>> Select(const GpuWorld& world, GpuAttention* attention) {
+  const auto queries = ToDevice(world.queries);
+  EXPECT_OK(attention->Select(0, queries.as<float>(), nullptr));
+  EXPECT_OK(WaitFor(nullptr));
+  return Lists(attention);
 }
 
 float Scale(const GpuWorld& world) { return 1 / std::sqrt(static_cast<float>(world.dim())); }
@@ -443,15 +449,35 @@ std::vector<float> Attend(const GpuWorld& world, GpuAttention* attention, int la
   return ToHost<float>(out.data(), world.queries.size());
 }
 
+// Output [D] of attention to the listed tokens alone; zeros where none are.
+std::vector<double> AttendListed(const GpuWorld& world, int b, int query,
+                                 const std::vector<int32_t>& list) {
+  const int head = query / world.shape.group;
+  std::vector<double> out(static_cast<size_t>(world.dim()), 0.0);
+  double sum = 0;
+  for (const int32_t t : list) {
+    double logit = 0;
+    for (int d = 0; d < world.dim(); ++d) {
+      logit += double{world.query(b, query)[d]} * world.key(b, t, head)[d];
+    }
+    const double weight = std::exp(logit * Scale(world));
+    sum += weight;
+    for (size_t d = 0; d < out.size(); ++d) out[d] += weight * world.value(b, t, head)[d];
+  }
+  for (double& x : out) x = list.empty() ? 0 : x / sum;
+  return out;
+}
+
 // By the shares that are missed without it.
-void ExpectTailIsTheMeanValue(const GpuWorld& world, const std::vector<int32_t>& tokens,
-                              bool per_head) {
-  const auto drop = Attention(world, "pq", {.tokens = 100}, per_head);
-  const auto estimate = Attention(world, "pq", {.tokens = 100}, per_head, true);
+void ExpectTailOfMeanAndChosen(const GpuWorld& world, const std::vector<int32_t>& tokens,
+                               bool per_head, SelectionBudget budget = {.tokens = 100}) {
+  const auto drop = Attention(world, "pq", budget, per_head);
+  const auto estimate = Attention(world, "pq", budget, per_head, true);
   const int layer = world.shape.layers - 1;
   const std::vector<float> dropped = Attend(world, drop.get(), layer);
   const int rows = world.batch() * world.heads();
   const auto missed = ToHost<float>(drop->missed_mass() + layer * rows, static_cast<size_t>(rows));
+  const auto lists = Lists(drop.get());
   for (int step = 0; step < 2; ++step) {  // the second finds the sums of the first
     const std::vector<float> found = Attend(world, estimate.get(), layer);
     for (int b = 0; b < world.batch(); ++b) {
@@ -460,13 +486,22 @@ void ExpectTailIsTheMeanValue(const GpuWorld& world, const std::vector<int32_t>&
       for (int q = 0; q < world.heads(); ++q) {
         const int row = b * world.heads() + q;
         const double share = missed[static_cast<size_t>(row)];
-        EXPECT_EQ(share > 0, end - begin > 100) << "sequence " << b << " query " << q;
+        EXPECT_EQ(share > 0, end - begin > budget.TokensFor(tokens[static_cast<size_t>(b)]))
+            << "sequence " << b << " query " << q;
+        const auto& list = lists[static_cast<size_t>(per_head ? row : row / world.shape.group)];
+        const double like_chosen = list.empty() ? 0 : double{kTailLikeChosen};
+        const std::vector<double> chosen = AttendListed(world, b, q, list);
         for (int d = 0; d < world.dim(); ++d) {
-          double mean = 0;
-          for (int64_t t = begin; t < end; ++t) mean += world.value(b, t, q / world.shape.group)[d];
-          mean /= static_cast<double>(std::max<int64_t>(1, end - begin));
           const auto i = static_cast<size_t>(row * world.dim() + d);
-          ASSERT_NEAR(found[i], (1 - share) * dropped[i] + share * mean, 1e-6)
+          double rest = 0;
+          if (share > 0) {
+            for (int64_t t = begin; t < end; ++t) {
+              rest += world.value(b, t, q / world.shape.group)[d];
+            }
+            rest *= (1 - like_chosen) / static_cast<double>(end - begin);
+            rest += like_chosen * chosen[static_cast<size_t>(d)];
+          }
+          ASSERT_NEAR(found[i], (1 - share) * dropped[i] + share * rest, 1e-5)
               << "sequence " << b << " query " << q << " dimension " << d;
         }
       }
@@ -474,7 +509,7 @@ void ExpectTailIsTheMeanValue(const GpuWorld& world, const std::vector<int32_t>&
   }
 }
 
-TEST(GpuTailEstimate, JoinsAsTheMeanValueOfAllCandidates) {
+TEST(GpuTailEstimate, JoinsAsTheMeanOfAllCandidatesAndLikeTheChosen) {
   PQCACHE_NEEDS_GPU();
   const GpuWorldShape shape{.pq = {128, 16, 8},
                             .kv_heads = 2,
@@ -484,10 +519,18 @@ TEST(GpuTailEstimate, JoinsAsTheMeanValueOfAllCandidates) {
   for (const bool per_head : {false, true}) {
     SCOPED_TRACE(per_head ? "per head" : "shared");
     const GpuWorld world(shape);
-    ExpectTailIsTheMeanValue(world, shape.tokens, per_head);
+    ExpectTailOfMeanAndChosen(world, shape.tokens, per_head);
     const std::vector<int32_t> fewer = {5000, 2000, 280, 272};
     ASSERT_OK(world.cache->SetTokens(fewer, nullptr));
-    ExpectTailIsTheMeanValue(world, fewer, per_head);
+    ExpectTailOfMeanAndChosen(world, fewer, per_head);
+  }
+}
+
+TEST(GpuTailEstimate, IsTheMeanValueWhereNothingIsSelected) {
+  PQCACHE_NEEDS_GPU();
+  const GpuWorldShape shape{.pq = {128, 16, 8}, .tokens = {400, 2500}};
+  for (const bool per_head : {false, true}) {
+    ExpectTailOfMeanAndChosen(GpuWorld(shape), shape.tokens, per_head, {.ratio = 0.002});
   }
 }
 
@@ -495,7 +538,7 @@ TEST(GpuTailEstimate, HeadSizeOf64) {
   PQCACHE_NEEDS_GPU();
   const GpuWorldShape shape{
       .pq = {64, 16, 4}, .group = 8, .tokens = {3001}, .host_begin = 64, .host_end = 2000};
-  ExpectTailIsTheMeanValue(GpuWorld(shape), shape.tokens, false);
+  ExpectTailOfMeanAndChosen(GpuWorld(shape), shape.tokens, false);
 }
 
 // A graph that is recorded once appends and attends at every later length: rows, codes and outputs
@@ -567,34 +610,41 @@ INSTANTIATE_TEST_SUITE_P(PositionMeans, GpuAttentionGraph, ::testing::Bool(),
 
 // Each layer has pages, codebooks and counts of its own; those that attend to everything need other
 // workspaces.
+// Of which there are more lists in the sparse layers, as many as there are query heads.
 TEST(GpuAttentionLayers, DenseAndSparseLayersShareNothing) {
   PQCACHE_NEEDS_GPU();
-  const GpuWorld world({.pq = {128, 32, 4}, .kv_heads = 2, .tokens = {300}, .layers = 3});
-  const auto queries = ToDevice(world.queries);
-  const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
-  GpuAttentionOptions options;
-  options.heads = world.heads();
-  options.policy = *CreatePolicy("pq");
-  options.budget = {.tokens = 10};
-  options.dense_layers = 1;
-  const auto mixed = *GpuAttention::Create(options, world.cache.get());
-  const auto exact = Attention(world, "exact", {}, false);
-  std::vector<std::vector<float>> outs;
-  for (int l = 0; l < 3; ++l) {
-    ASSERT_OK(mixed->Attend(l, queries.as<float>(), out.as<float>(), nullptr));
+  for (const bool per_head_with_tail : {false, true}) {
+    const GpuWorld world(
+        {.pq = {128, 32, 4}, .kv_heads = 8, .tokens = {300, 300, 300}, .layers = 3});
+    const auto queries = ToDevice(world.queries);
+    const GpuBuffer out = ToDevice(std::vector<float>(world.queries.size(), NAN));
+    GpuAttentionOptions options;
+    options.heads = world.heads();
+    options.policy = *CreatePolicy("pq");
+    options.budget = {.tokens = 10};
+    options.dense_layers = 1;
+    options.per_head = options.estimate_tail = per_head_with_tail;
+    const auto mixed = *GpuAttention::Create(options, world.cache.get());
+    const auto exact = Attention(world, "exact", {}, false);
+    std::vector<std::vector<float>> outs;
+    for (const int l : {0, 1, 2, 0, 1, 2}) {
+      ASSERT_OK(mixed->Attend(l, queries.as<float>(), out.as<float>(), nullptr));
+      ASSERT_OK(WaitFor(nullptr));
+      outs.push_back(ToHost<float>(out.data(), world.queries.size()));
+    }
+    ASSERT_OK(exact->Attend(2, queries.as<float>(), out.as<float>(), nullptr));
     ASSERT_OK(WaitFor(nullptr));
-    outs.push_back(ToHost<float>(out.data(), world.queries.size()));
-  }
-  ASSERT_OK(exact->Attend(2, queries.as<float>(), out.as<float>(), nullptr));
-  ASSERT_OK(WaitFor(nullptr));
-  EXPECT_EQ(outs[0], ToHost<float>(out.data(), world.queries.size()));
-  EXPECT_NE(outs[1], outs[0]);
-  EXPECT_NE(outs[2], outs[1]);  // other codebooks, so other tokens
-  const auto missed = ToHost<float>(mixed->missed_mass(), static_cast<size_t>(3 * world.heads()));
-  for (int q = 0; q < world.heads(); ++q) {
-    EXPECT_EQ(missed[static_cast<size_t>(q)], 0);
-    EXPECT_GT(missed[static_cast<size_t>(world.heads() + q)], 0);
-    EXPECT_GT(missed[static_cast<size_t>(2 * world.heads() + q)], 0);
+    EXPECT_EQ(outs[0], ToHost<float>(out.data(), world.queries.size()));
+    EXPECT_NE(outs[1], outs[0]);
+    EXPECT_NE(outs[2], outs[1]);  // other codebooks, so other tokens
+    for (size_t l = 0; l < 3; ++l) EXPECT_EQ(outs[l], outs[l + 3]) << "layer " << l;
+    const auto rows = static_cast<size_t>(world.batch() * world.heads());
+    const auto missed = ToHost<float>(mixed->missed_mass(), 3 * rows);
+    for (size_t q = 0; q < rows; ++q) {
+      EXPECT_EQ(missed[q], 0);
+      EXPECT_GT(missed[rows + q], 0);
+      EXPECT_GT(missed[2 * rows + q], 0);
+    }
   }
 }
 
