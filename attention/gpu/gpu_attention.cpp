@@ -130,10 +130,10 @@ SparseDecodeParams GpuAttention::DecodeParams(int layer) const {
   p.scale = 1.0f / std::sqrt(static_cast<float>(cache_->options().dim));
   p.max_selected = max_selected_;
   p.workspace = decode_workspace_.data();
-  if (choice_ != Choice::kAll && layer >= options_.dense_layers) {
+  if (Selects(layer)) {
     p.positions = positions_.as<int32_t>();
     p.counts = counts_.as<int32_t>();
-    p.estimate_tail = options_.estimate_tail && Selects(layer);
+    p.estimate_tail = options_.estimate_tail;
     p.tail_like_chosen = kTailLikeChosen;
   }
   return p;

@@ -120,24 +120,14 @@ struct StepOracle {
 
   // Output [D] of head g over the always attended and the `chosen` tokens.
   std::vector<double> Attend(int g, const std::vector<int64_t>& chosen) const {
-    const auto all = ExactHead(exact, t, kv_head, split.Keep(t + 1, chosen));
-    const auto first = all.begin() + static_cast<int64_t>(g) * exact.dim;
-    return {first, first + exact.dim};
+    return AttendKept(g, split.Keep(t + 1, chosen));
   }
 
-  // Output [D] of head g over the chosen tokens alone, which are some.
+  // The same over the chosen tokens alone, which are some.
   std::vector<double> AttendChosen(int g, const std::vector<int64_t>& chosen) const {
-    std::vector<double> out(static_cast<size_t>(exact.dim), 0.0);
-    double sum = 0;
-    for (const int64_t i : chosen) {
-      const double weight = std::exp(Logit(exact, g, i));
-      sum += weight;
-      for (int d = 0; d < exact.dim; ++d) {
-        out[static_cast<size_t>(d)] += weight * exact.value(i, kv_head)[d];
-      }
-    }
-    for (double& x : out) x /= sum;
-    return out;
+    std::vector<bool> keep(static_cast<size_t>(t + 1), false);
+    for (const int64_t i : chosen) keep[static_cast<size_t>(i)] = true;
+    return AttendKept(g, keep);
   }
 
   // Attend with every other candidate joining by its score and a value: the mean one of its page,
@@ -168,6 +158,13 @@ struct StepOracle {
     }
     for (double& x : out) x /= sum;
     return out;
+  }
+
+ private:
+  std::vector<double> AttendKept(int g, const std::vector<bool>& keep) const {
+    const auto all = ExactHead(exact, t, kv_head, keep);
+    const auto first = all.begin() + static_cast<int64_t>(g) * exact.dim;
+    return {first, first + exact.dim};
   }
 };
 

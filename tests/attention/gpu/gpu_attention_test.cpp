@@ -452,20 +452,15 @@ std::vector<float> Attend(const GpuWorld& world, GpuAttention* attention, int la
 // Output [D] of attention to the listed tokens alone; zeros where none are.
 std::vector<double> AttendListed(const GpuWorld& world, int b, int query,
                                  const std::vector<int32_t>& list) {
+  if (list.empty()) return std::vector<double>(static_cast<size_t>(world.dim()), 0.0);
   const int head = query / world.shape.group;
-  std::vector<double> out(static_cast<size_t>(world.dim()), 0.0);
-  double sum = 0;
+  std::vector<float> keys, values;
   for (const int32_t t : list) {
-    double logit = 0;
-    for (int d = 0; d < world.dim(); ++d) {
-      logit += double{world.query(b, query)[d]} * world.key(b, t, head)[d];
-    }
-    const double weight = std::exp(logit * Scale(world));
-    sum += weight;
-    for (size_t d = 0; d < out.size(); ++d) out[d] += weight * world.value(b, t, head)[d];
+    keys.insert(keys.end(), world.key(b, t, head), world.key(b, t, head) + world.dim());
+    values.insert(values.end(), world.value(b, t, head), world.value(b, t, head) + world.dim());
   }
-  for (double& x : out) x = list.empty() ? 0 : x / sum;
-  return out;
+  const SdpaShape shape{1, std::ssize(list), 1, 1, world.dim()};
+  return SdpaReference(shape, world.query(b, query), keys.data(), values.data()).out;
 }
 
 // By the shares that are missed without it.
@@ -609,8 +604,7 @@ INSTANTIATE_TEST_SUITE_P(PositionMeans, GpuAttentionGraph, ::testing::Bool(),
                          [](const auto& test) { return test.param ? "with" : "without"; });
 
 // Each layer has pages, codebooks and counts of its own; those that attend to everything need other
-// workspaces.
-// Of which there are more lists in the sparse layers, as many as there are query heads.
+// workspaces. Under per_head they have fewer lists than the sparse layers, in the same memory.
 TEST(GpuAttentionLayers, DenseAndSparseLayersShareNothing) {
   PQCACHE_NEEDS_GPU();
   for (const bool per_head_with_tail : {false, true}) {
