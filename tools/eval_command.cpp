@@ -122,12 +122,12 @@ class EvalCommand : public Command {
 
   Result<Report> Run(bool) override {
     PQCACHE_ASSIGN_OR_RETURN(const Model model, LoadModel(model_));
-    PQCACHE_ASSIGN_OR_RETURN(const Json config, Config(*model.decoder));
-    PQCACHE_ASSIGN_OR_RETURN(log_, PredictionLog::Open(output_, config, overwrite_));
     PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
     EvalRunner runner(model.decoder.get(), &tokenizer, &attention_, &policies_, step_exact_);
     PQCACHE_RETURN_IF_ERROR(runner.Open());
     PQCACHE_RETURN_IF_ERROR(CheckContexts(model.decoder->spec().max_positions));
+    PQCACHE_ASSIGN_OR_RETURN(const Json config, Config(*model.decoder));
+    PQCACHE_ASSIGN_OR_RETURN(log_, PredictionLog::Open(output_, config, overwrite_));
     for (const int64_t ctx : ctxs_) {
       for (const std::string& task : tasks_) {
         PQCACHE_RETURN_IF_ERROR(RunTask(task, ctx, tokenizer, &runner));
@@ -356,7 +356,12 @@ class EvalCommand : public Command {
     Json contents;
     contents.Set("model", decoder.fingerprint().Hex());
     std::vector<std::string> paths = files_;
-    paths.insert(paths.end(), {attention_.codebooks, haystack_, data_file_});
+    paths.insert(paths.end(),
+                 {attention_.codebooks, haystack_, data_file_, TokenizerPath(model_.model)});
+    for (const std::string& task : tasks_) {
+      PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
+      paths.push_back(spec.StringOr(kShots, ""));
+    }
     for (const std::string& path : paths) {
       if (path.empty()) continue;
       PQCACHE_ASSIGN_OR_RETURN(const std::string bytes, ReadText(path));

@@ -398,7 +398,8 @@ class GenerateCommand : public Command {
     if (stream_) {
       PQCACHE_RETURN_IF_ERROR(Emit("\n"));  // the streamed text has no end of line of its own
       Log(LogLevel::kInfo, j.Dump(1));
-      if (attention_.shadow > 0) report.text = j.Find("attention")->Dump(1) + "\n";
+      // Not into the text that is on stdout.
+      if (attention_.shadow > 0) std::fputs((j.Find("attention")->Dump(1) + "\n").c_str(), stderr);
     }
     return report;
   }

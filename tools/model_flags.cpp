@@ -86,8 +86,10 @@ Result<Model> LoadModel(const ModelFlags& flags) {
   return model;
 }
 
+std::string TokenizerPath(const std::string& model_dir) { return model_dir + "/tokenizer.json"; }
+
 Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir) {
-  return attention::Tokenizer::Load(model_dir + "/tokenizer.json");
+  return attention::Tokenizer::Load(TokenizerPath(model_dir));
 }
 
 std::string PolicyHelp() {

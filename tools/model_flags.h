@@ -59,7 +59,7 @@ struct Model {
   std::unique_ptr<attention::Decoder> decoder;
 };
 Result<Model> LoadModel(const ModelFlags& flags);
-// DIR/tokenizer.json
+std::string TokenizerPath(const std::string& model_dir);  // DIR/tokenizer.json
 Result<attention::Tokenizer> LoadTokenizer(const std::string& model_dir);
 
 // --codebooks, --attn-top-k, --attn-ratio, --attn-mass, --n-sink, --local-window, --dense-layers,

@@ -390,9 +390,23 @@ class CommandLine(unittest.TestCase):
             if task.startswith(("ruler", "infinite")):
                 self.assertEqual(rows[0]["score"], 1)
             if task == "summarization":
-                line = json.loads((pathlib.Path(out) / "helm-h2o-0.02.jsonl").read_text("utf-8"))
-                self.assertEqual(line["request"]["prompt"], "Article: It rained.\nSummary:")
+                name = "helm-summarization-400-h2o-0.02.jsonl"
+                line = json.loads((pathlib.Path(out) / name).read_text("utf-8"))
+                self.assertEqual(line["request"], json.loads(pathlib.Path(xsum).read_text())["request"])
                 self.assertIsInstance(line["result"]["choices"][0]["text"], str)
+                self.assertIn(line["result"]["choices"][0]["finish_reason"], ("stop", "length"))
+        self.assertFalse(list(pathlib.Path(out).glob("helm-*")))
+        # Other examples before the questions are another run.
+        shots = self.write("shots.txt", "Question: Was it?\nA. yes\nB. no\nAnswer: B\n\n")
+        asked = ["--task", f"multiple_choice:shots={shots}", "--data-file", choice, "--ctx", "400",
+                 "--policy", "exact", "-o", self.path("shots")]
+        self.eval(*asked)
+        self.write("shots.txt", "Question: Was it?\nA. yes\nB. no\nAnswer: A\n\n")
+        self.expect(1, "its contents is", "eval", "-m", MODEL, *asked)
+        # What cannot run leaves no folder behind.
+        self.expect(1, "expected 2 to the model's", "eval", "-m", MODEL, "--task", "needle", "--ctx",
+                    "90k", "--policy", "exact", "-o", self.path("too_long"))
+        self.assertFalse(pathlib.Path(self.path("too_long")).exists())
         self.expect(2, "needs --data-file", "eval", "-m", MODEL, "--task", "ruler")
         self.expect(1, "infinite.jsonl, line 1", "eval", "-m", MODEL, "--task", "ruler",
                     "--data-file", infinite, "--policy", "exact")

@@ -115,7 +115,7 @@ constexpr InfiniteSet kInfinite[] = {
     {"kv_retrieval", "word", "\n{}", 50},
     {"longbook_qa_eng", "qa_f1", "\n\nQuestion: {}\nAnswer:", 40},
     {"longbook_qa_chn", "qa_f1_zh", "\n\n{}\n", 40},
-    {"longbook_sum_eng", "rouge_l", "\n\n{}\nSummary:", 1200},
+    {"longbook_sum_eng", "rouge_lsum", "\n\n{}\nSummary:", 1200},
     {"longbook_choice_eng", "choice", "\n\nQuestion: {}\nThe letter of the right answer is:", 40},
     {"longdialogue_qa_eng", "dialogue", "\n\n{}\nThe name behind $$MASK$$ is", 40},
     {"math_find", "math_find", "\n\n{}\n", 3},
@@ -192,8 +192,12 @@ Result<TextSample> ReadSummarization(const SpecString& task, const Json& line) {
     }
   }
   sample.metrics = {"rouge_l", "rouge_1", "rouge_2"};
-  sample.source.Set("prompt", sample.context + sample.question);
-  sample.source.Set("max_tokens", sample.max_tokens).Set("temperature", 0);
+  if (request != nullptr) {
+    sample.source = *request;  // HELM finds an answer by its whole request
+  } else {
+    sample.source.Set("prompt", sample.context + sample.question);
+    sample.source.Set("max_tokens", sample.max_tokens).Set("temperature", 0);
+  }
   return sample;
 }
 
@@ -212,7 +216,7 @@ Result<TextSample> ReadMultipleChoice(const SpecString& task, const Json& line) 
                                    " choices, expected its number from 0 or its letter, and 2 to "
                                    "26 choices");
   }
-  if (const std::string shots = task.StringOr("shots", ""); !shots.empty()) {
+  if (const std::string shots = task.StringOr(kShots, ""); !shots.empty()) {
     PQCACHE_ASSIGN_OR_RETURN(sample.context, ReadText(shots));
   }
   sample.question = "Question: " + question;
@@ -237,7 +241,7 @@ const std::vector<FileTaskEntry> kTasks = {
     {"summarization", "HELM's and H2O's jsonl", {"max_tokens"}, ReadSummarization},
     {"multiple_choice",
      "questions with choices, by likelihood: multiple_choice:shots=FILE",
-     {"shots"},
+     {kShots},
      ReadMultipleChoice},
 };
 

@@ -35,6 +35,9 @@ struct TextSample {
   Json source;  // the request, in HELM's form
 };
 
+// The parameter of multiple_choice that names a file.
+inline constexpr char kShots[] = "shots";
+
 // One row of THE LIST in file_tasks.cpp.
 struct FileTaskEntry {
   std::string_view name;

@@ -7,41 +7,18 @@
 #include <map>
 #include <optional>
 
+#include "tools/eval/rouge.h"
+#include "tools/eval/words.h"
+
 namespace pqcache::tools {
 namespace {
 
-using Words = std::vector<std::string>;
-
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-bool IsSpace(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 bool IsPunctuation(char c) {
   return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
          (c >= '{' && c <= '~');
 }
-char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 'a' - 'A') : c; }
 char Upper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
 
-std::string Lowered(std::string_view text) {
-  std::string lowered(text);
-  std::transform(lowered.begin(), lowered.end(), lowered.begin(), Lower);
-  return lowered;
-}
-
-// Runs of characters for which `keep` holds.
-Words SplitBy(std::string_view text, bool (*keep)(char)) {
-  Words words;
-  for (size_t i = 0; i < text.size();) {
-    size_t end = i;
-    while (end < text.size() && keep(text[end])) ++end;
-    if (end > i) words.emplace_back(text.substr(i, end - i));
-    i = std::max(end, i + 1);
-  }
-  return words;
-}
-
-Words SplitSpace(std::string_view text) {
-  return SplitBy(text, [](char c) { return !IsSpace(c); });
-}
 Words Numbers(std::string_view text) { return SplitBy(text, IsDigit); }
 
 // `characters` become blanks.
@@ -115,10 +92,6 @@ Words AnswerCharacters(std::string_view text) {
   return characters;
 }
 
-Words RougeWords(std::string_view text) {
-  return SplitBy(Lowered(text), [](char c) { return IsDigit(c) || (c >= 'a' && c <= 'z'); });
-}
-
 double Prefix(std::string_view prediction, const References& r) {
   return Best(r, [&](const std::string& answer) { return prediction.starts_with(answer); });
 }
@@ -154,22 +127,16 @@ double QaF1Characters(std::string_view prediction, const References& r) {
   return WordF1(prediction, r, AnswerCharacters);
 }
 double Rouge1(std::string_view prediction, const References& r) {
-  return WordF1(prediction, r, RougeWords);
+  return Best(r, [&](const std::string& answer) { return RougeN(prediction, answer, 1); });
 }
 double Rouge2(std::string_view prediction, const References& r) {
-  return WordF1(prediction, r, [](std::string_view text) {
-    const Words words = RougeWords(text);
-    Words pairs;
-    for (size_t i = 1; i < words.size(); ++i) pairs.push_back(words[i - 1] + " " + words[i]);
-    return pairs;
-  });
+  return Best(r, [&](const std::string& answer) { return RougeN(prediction, answer, 2); });
 }
-double RougeL(std::string_view prediction, const References& r) {
-  const Words predicted = RougeWords(prediction);
-  return Best(r, [&](const std::string& answer) {
-    const Words expected = RougeWords(answer);
-    return F1(CommonSubsequence(predicted, expected), predicted.size(), expected.size());
-  });
+double RougeOfSentences(std::string_view prediction, const References& r) {
+  return Best(r, [&](const std::string& answer) { return RougeL(prediction, answer); });
+}
+double RougeOfLines(std::string_view prediction, const References& r) {
+  return Best(r, [&](const std::string& answer) { return RougeLsum(prediction, answer); });
 }
 
 // LongBench: the first line that is no comment; similarity by insertions and deletions, in whole
@@ -344,9 +311,10 @@ constexpr MetricEntry kMetrics[] = {
     {"match_any", "RULER, question answering: one of the references is in the answer", MatchAny},
     {"qa_f1", "LongBench, InfiniteBench: F1 of the words", QaF1},
     {"qa_f1_zh", "InfiniteBench: F1 of the characters", QaF1Characters},
-    {"rouge_1", "F1 of the words", Rouge1},
-    {"rouge_2", "F1 of the pairs of words", Rouge2},
-    {"rouge_l", "F1 of the longest common subsequence of words", RougeL},
+    {"rouge_1", "H2O: F1 of the words", Rouge1},
+    {"rouge_2", "H2O: F1 of the pairs of words", Rouge2},
+    {"rouge_l", "LongBench, H2O: F1 of longest common subsequences of words", RougeOfSentences},
+    {"rouge_lsum", "InfiniteBench: the same, a line as a sentence", RougeOfLines},
     {"edit", "LongBench, code: edit similarity of the first line", Edit},
     {"classification", "LongBench: the right class is named, and no other", Classification},
     {"count", "LongBench: share of the numbers said that are right", Count},

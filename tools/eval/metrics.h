@@ -2,12 +2,12 @@
 
 // Scores of an answer against its references, in [0, 1], as the scorers of the benchmarks give
 // them. Letters are folded to lower case in ASCII only. Pure functions. They differ from the
-// scorers in this: blanks in front of a letter of an option are skipped, Chinese punctuation counts
-// as text in qa_f1_zh, and summaries of books have rouge_l instead of its form for several
-// sentences.
+// scorers in this: blanks in front of a letter of an option are skipped, and Chinese punctuation
+// counts as text in qa_f1_zh.
 //
 // Sources: RULER (Hsieh et al., 2024), LongBench (Bai et al., 2024), InfiniteBench (Zhang et al.,
-// 2024), ROUGE (Lin, 2004; words of letters and digits, no stemming).
+// 2024); for ROUGE, rouge.h. HELM scores exported answers itself (with stemming, which is not
+// here).
 
 #include <span>
 #include <string>

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <map>
 
 #include "pqcache/base/file_io.h"
@@ -14,22 +15,41 @@ namespace pqcache::tools {
 namespace {
 
 constexpr uint64_t kMostBytes = uint64_t{1} << 32;
+constexpr std::string_view kHelmPrefix = "helm-";
+constexpr std::string_view kMetricsFile = "metrics.json";
 
 bool Exists(const std::string& path) {
   struct stat info;
   return ::stat(path.c_str(), &info) == 0;
 }
 
-// "h2o:ratio=0.2" as part of a file's name.
-std::string FileName(const std::string& policy, double budget) {
-  std::string name = "helm-" + policy;
-  if (budget >= 0) name += "-" + Json(budget).Dump();
+// helm-TASK-CTX-POLICY-BUDGET.jsonl: requests that were answered under the same conditions.
+std::string FileName(const SampleKey& key) {
+  std::string name =
+      std::string(kHelmPrefix) + key.task + "-" + std::to_string(key.ctx) + "-" + key.policy;
+  if (key.budget >= 0) name += "-" + Json(key.budget).Dump();
   for (char& c : name) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
                        c == '-' || c == '.' || c == '_';
     if (!plain) c = '_';
   }
   return name + ".jsonl";
+}
+
+// What a finished run wrote beside its lines: it must not be taken for that of the run that begins.
+Status RemoveSummaries(const std::string& folder) {
+  std::error_code error;
+  std::vector<std::filesystem::path> old;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool helm = name.starts_with(kHelmPrefix) && name.ends_with(".jsonl");
+    if (helm || name == kMetricsFile) old.push_back(entry.path());
+  }
+  for (const auto& path : old) {
+    if (!error) std::filesystem::remove(path, error);
+  }
+  if (error) return Status::IoError(folder + ": cannot clear it: " + error.message());
+  return Status::Ok();
 }
 
 }  // namespace
@@ -61,6 +81,7 @@ Result<std::unique_ptr<PredictionLog>> PredictionLog::Open(const std::string& fo
           "going on behind " + std::to_string(log->results_.size()) + " results in " + path);
     }
   }
+  if (overwrite) PQCACHE_RETURN_IF_ERROR(RemoveSummaries(folder));
   // What was read is written anew: a cut line goes.
   std::string lines;
   for (const SampleResult& result : log->results_) lines += result.ToJson().Dump() + "\n";
@@ -112,12 +133,12 @@ Status PredictionLog::Finish(const Json& metrics) const {
   std::map<std::string, std::string> helm;
   for (const SampleResult& result : results_) {
     if (result.source.is_null()) continue;
-    helm[FileName(result.key.policy, result.key.budget)] += HelmLine(result).Dump() + "\n";
+    helm[FileName(result.key)] += HelmLine(result).Dump() + "\n";
   }
   for (const auto& [name, lines] : helm) {
     PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/" + name, lines));
   }
-  return WriteFileAtomically(folder_ + "/metrics.json", metrics.Dump(1) + "\n");
+  return WriteFileAtomically(folder_ + "/" + std::string(kMetricsFile), metrics.Dump(1) + "\n");
 }
 
 }  // namespace pqcache::tools

@@ -26,7 +26,7 @@ class PredictionLog {
   // The line is in the file when this returns.
   Status Add(SampleResult result);
 
-  // metrics.json; and for samples with requests helm-POLICY-BUDGET.jsonl.
+  // metrics.json; and for samples with requests helm-TASK-CTX-POLICY-BUDGET.jsonl.
   Status Finish(const Json& metrics) const;
 
  private:

@@ -168,6 +168,7 @@ Json SampleResult::ToJson() const {
     for (const auto& [name, score] : turn.scores) scores.Set(name, score);
     Json t;
     t.Set("answer", turn.answer).Set("predicted", turn.predicted);
+    t.Set("stopped", turn.stopped);
     list.Push(std::move(t.Set("scores", std::move(scores))));
   }
   j.Set("turns", std::move(list)).Set("loss", loss).Set("truncated", truncated);
@@ -208,6 +209,7 @@ Result<SampleResult> SampleResult::FromJson(const Json& j) {
     SampleTurn t;
     PQCACHE_ASSIGN_OR_RETURN(t.answer, turn.GetString("answer"));
     PQCACHE_ASSIGN_OR_RETURN(t.predicted, turn.GetString("predicted"));
+    PQCACHE_ASSIGN_OR_RETURN(t.stopped, turn.GetBool("stopped"));
     const Json* scores = turn.Find("scores");
     if (scores == nullptr || !scores->is_object() || scores->AsObject().empty()) {
       return Status::InvalidArgument("'scores' is absent, expected an object of numbers");
@@ -319,7 +321,8 @@ Json HelmLine(const SampleResult& result) {
   Json choices = Json::Array();
   for (const SampleTurn& turn : result.turns) {
     Json choice;
-    choices.Push(std::move(choice.Set("text", turn.predicted)));
+    choice.Set("text", turn.predicted).Set("finish_reason", turn.stopped ? "stop" : "length");
+    choices.Push(std::move(choice));
   }
   double seconds = result.prefill_ms + result.first_ms;
   for (const double gap : result.gaps_ms) seconds += gap;

@@ -29,6 +29,7 @@ struct SampleKey {
 struct SampleTurn {
   std::string answer, predicted;                       // the first reference, what was said
   std::vector<std::pair<std::string, double>> scores;  // by metric; the first one counts
+  bool stopped = false;  // by a stop or the end of the text, not by the number of its tokens
 };
 
 struct SampleResult {

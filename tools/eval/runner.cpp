@@ -93,7 +93,9 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
     PQCACHE_ASSIGN_OR_RETURN(const auto session, parent->Fork(policy->options));
     result.first_ms = fork.milliseconds();  // some policies look at the prompt once more
     for (const EvalQuestion& question : sample.questions) {
-      PQCACHE_ASSIGN_OR_RETURN(SampleTurn turn, Answer(session.get(), question, logits, &result));
+      const bool goes_on = &question != &sample.questions.back();
+      PQCACHE_ASSIGN_OR_RETURN(SampleTurn turn,
+                               Answer(session.get(), question, goes_on, logits, &result));
       result.turns.push_back(std::move(turn));
     }
     AddStats(*session, *policy, &result);
@@ -103,14 +105,15 @@ Status EvalRunner::RunSample(const EvalSample& sample, std::span<const EvalPolic
 }
 
 Result<SampleTurn> EvalRunner::Answer(attention::Session* session, const EvalQuestion& question,
-                                      std::vector<float> logits, SampleResult* result) const {
+                                      bool goes_on, std::vector<float> logits,
+                                      SampleResult* result) const {
   const Stopwatch start;
   if (!question.in_prompt) PQCACHE_RETURN_IF_ERROR(session->Ask(question.tokens, &logits));
   if (result->turns.empty()) result->first_ms += start.milliseconds();
   SampleTurn turn;
   turn.answer = question.references.answers.front();
   if (question.choices.empty()) {
-    PQCACHE_ASSIGN_OR_RETURN(turn.predicted, Generate(session, question, &logits, result));
+    PQCACHE_RETURN_IF_ERROR(Generate(session, question, goes_on, &logits, &turn, result));
   } else {
     PQCACHE_ASSIGN_OR_RETURN(turn.predicted, Choose(session, question, logits));
   }
@@ -120,32 +123,39 @@ Result<SampleTurn> EvalRunner::Answer(attention::Session* session, const EvalQue
   return turn;
 }
 
-Result<std::string> EvalRunner::Generate(attention::Session* session, const EvalQuestion& question,
-                                         std::vector<float>* logits, SampleResult* result) const {
+Status EvalRunner::Generate(attention::Session* session, const EvalQuestion& question, bool goes_on,
+                            std::vector<float>* logits, SampleTurn* turn,
+                            SampleResult* result) const {
   // Decoded after the question and cut off behind it: a decoder may treat the first token of a
   // text differently (SentencePiece drops its leading space).
   PQCACHE_ASSIGN_OR_RETURN(const std::string before, tokenizer_->Decode(question.tokens, false));
   const std::vector<int64_t>& ends = decoder_->spec().eos_tokens;
   std::vector<int64_t> tokens = question.tokens;
-  std::string answer;
+  std::string& answer = turn->predicted;
+  bool unread = false;  // the answer's last token, by the session
   for (int64_t i = 0; i < question.max_tokens; ++i) {
     const int64_t token = attention::ArgMax(*logits);
-    if (std::find(ends.begin(), ends.end(), token) != ends.end()) break;
+    turn->stopped = std::find(ends.begin(), ends.end(), token) != ends.end();
+    if (turn->stopped) break;
     tokens.push_back(token);
+    unread = true;
     PQCACHE_ASSIGN_OR_RETURN(const std::string text, tokenizer_->Decode(tokens, false));
     answer = text.size() > before.size() ? text.substr(before.size()) : "";
     if (question.first_line)
       answer.erase(0, std::min(answer.find_first_not_of('\n'), answer.size()));
-    if (CutAtStop(question.stops, &answer) || i + 1 == question.max_tokens) break;
+    turn->stopped = CutAtStop(question.stops, &answer);
+    if (turn->stopped || i + 1 == question.max_tokens) break;
     if (question.max_bytes > 0 && answer.size() >= question.max_bytes) break;
     const Stopwatch step;
     PQCACHE_RETURN_IF_ERROR(session->Step(token, logits));
+    unread = false;
     // Some policies look at the whole prompt in their first step.
     const bool first = question.in_prompt && i == 0;
     if (first) result->first_ms += step.milliseconds();
     if (!first) result->gaps_ms.push_back(step.milliseconds());
   }
-  return answer;
+  // The next question follows the whole answer.
+  return goes_on && unread ? session->Step(tokens.back(), logits) : Status::Ok();
 }
 
 Result<std::string> EvalRunner::Choose(attention::Session* session, const EvalQuestion& question,

@@ -59,10 +59,11 @@ class EvalRunner {
   // Of codebooks that do not fit a prompt: once.
   void WarnOnce(const attention::Session& parent);
   // `logits` are of the prompt, for a question that it ends with.
-  Result<SampleTurn> Answer(attention::Session* session, const EvalQuestion& question,
+  Result<SampleTurn> Answer(attention::Session* session, const EvalQuestion& question, bool goes_on,
                             std::vector<float> logits, SampleResult* result) const;
-  Result<std::string> Generate(attention::Session* session, const EvalQuestion& question,
-                               std::vector<float>* logits, SampleResult* result) const;
+  // `goes_on`: another question follows, so the session takes the answer's last token, too.
+  Status Generate(attention::Session* session, const EvalQuestion& question, bool goes_on,
+                  std::vector<float>* logits, SampleTurn* turn, SampleResult* result) const;
   Result<std::string> Choose(attention::Session* session, const EvalQuestion& question,
                              std::vector<float> logits) const;
   Status DecodeWindow(attention::Session* session, std::span<const int64_t> window, int64_t scored,

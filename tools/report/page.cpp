@@ -33,7 +33,7 @@ svg text{font-size:12px;fill:var(--soft)}.grid{stroke:var(--rule)}.line{fill:non
 .key{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.35em;vertical-align:-.05em}
 .cell{fill:hsl(var(--hue) 55% calc(var(--light) + 14%))}svg .cell+text{fill:#111}
 details{margin:.8rem 0}summary{cursor:pointer;font-weight:600}
-@media print{body{max-width:none;padding:0}details{display:block}.scroll{overflow:visible}}
+@media print{body{max-width:none;padding:0}details::details-content{content-visibility:visible;height:auto}.scroll{overflow:visible}}
 )";
 
 // Hues that are told apart, also beside one another.

@@ -39,15 +39,39 @@ TEST(Metrics, QuestionAnswering) {
       0.8);  // two of three characters
 }
 
-TEST(Metrics, Rouge) {
-  const std::vector<std::string> reference = {"the cat sat on the mat"};
-  EXPECT_EQ(Score("rouge_1", "The cat sat on the mat.", reference), 1);
-  EXPECT_DOUBLE_EQ(Score("rouge_1", "the cat", reference), 0.5);
-  EXPECT_DOUBLE_EQ(Score("rouge_2", "the cat sat", reference), 4.0 / 7);
-  // "cat on mat" is a subsequence of both.
-  EXPECT_DOUBLE_EQ(Score("rouge_l", "cat quickly on mat", reference), 0.6);
-  EXPECT_DOUBLE_EQ(Score("rouge_l", "mat on cat", reference), 2.0 / 9);
-  EXPECT_EQ(Score("rouge_2", "cat", reference), 0);
+// Expected values are those of the packages `rouge` 1.0.1 and `rouge_score` 0.1.2.
+TEST(Metrics, RougeOfLongBenchAndH2o) {
+  const auto expect = [](const char* prediction, const char* reference, double one, double two,
+                         double longest) {
+    SCOPED_TRACE(prediction);
+    EXPECT_NEAR(Score("rouge_1", prediction, {reference}), one, 1e-7);
+    EXPECT_NEAR(Score("rouge_2", prediction, {reference}), two, 1e-7);
+    EXPECT_NEAR(Score("rouge_l", prediction, {reference}), longest, 1e-7);
+  };
+  // Case counts, the full stop does not, and "the" counts once.
+  expect("The cat sat on the mat.", "the cat sat on the mat", 10.0 / 11, 0.8, 10.0 / 11);
+  // Sentences in another order have their longest common subsequences still.
+  expect("the dog barked. the cat slept.", "the cat slept. the dog barked.", 1, 0.8, 1);
+  // A line break ends no sentence.
+  expect("the cat\non the mat", "the mat the cat sat on", 8.0 / 9, 4.0 / 9, 2.0 / 3);
+  expect("budgets, overall, rose", "budgets overall rose", 1.0 / 3, 0, 1.0 / 3);
+  expect("the cat quickly. on mat", "the cat sat on the mat", 0.8, 2.0 / 9, 0.8);
+  expect("", "the cat", 0, 0, 0);
+  expect("the cat. ", "the cat", 0.8, 2.0 / 3, 0.8);  // a sentence of a blank is a word
+  EXPECT_EQ(Score("rouge_1", "the cat", {"a dog", "the cat"}), 1);
+}
+
+TEST(Metrics, RougeOfInfiniteBench) {
+  const auto score = [](const char* prediction, const char* reference) {
+    return Score("rouge_lsum", prediction, {reference});
+  };
+  EXPECT_EQ(score("The cat sat on the mat.", "the cat sat on the mat"), 1);
+  EXPECT_EQ(score("budgets, overall, rose", "budgets overall rose"), 1);
+  // One line, so what is common keeps its order; as lines, it need not.
+  EXPECT_DOUBLE_EQ(score("the dog barked. the cat slept.", "the cat slept. the dog barked."), 0.5);
+  EXPECT_EQ(score("the dog barked\nthe cat slept", "the cat slept\nthe dog barked"), 1);
+  EXPECT_DOUBLE_EQ(score("the cat\non the mat", "the mat the cat sat on"), 8.0 / 11);
+  EXPECT_EQ(score("", "the cat"), 0);
 }
 
 TEST(Metrics, CodeSimilarity) {

@@ -45,6 +45,7 @@ double Number(const Json& row, const char* key) { return row.Find(key)->AsDouble
 TEST(Results, LinesKeepEverything) {
   SampleResult r = Answered("pq", 3, 1, 0);
   r.truncated = true;
+  r.turns[0].stopped = true;
   r.source.Set("prompt", "text");
   const auto read = SampleResult::FromJson(*Json::Parse(r.ToJson().Dump()));
   ASSERT_OK(read);
@@ -127,21 +128,50 @@ TEST(PredictionLog, AnotherRunsFolderIsLeftAlone) {
   EXPECT_EQ((*PredictionLog::Open(folder, Config(2), true))->results().size(), 0u);
 }
 
+TEST(PredictionLog, ARunThatBeginsAnewLeavesNothingOfTheOldOne) {
+  TempDir dir;
+  const std::string folder = dir.path() + "/run";
+  {
+    const auto log = PredictionLog::Open(folder, Config(1), false);
+    SampleResult r = Answered("pq", 0, 1, 0);
+    r.source.Set("prompt", "Summarize.");
+    ASSERT_OK((*log)->Add(r));
+    ASSERT_OK((*log)->Finish(Json::Array()));
+  }
+  ASSERT_OK(WriteFileAtomically(folder + "/notes.txt", "mine"));
+  ASSERT_OK(PredictionLog::Open(folder, Config(2), true));
+  const auto missing = [&](const char* name) {
+    return ReadFile(folder + "/" + name, 1 << 20).status().code() == StatusCode::kNotFound;
+  };
+  EXPECT_TRUE(missing("metrics.json"));
+  EXPECT_TRUE(missing("helm-needle-4096-pq-0.02.jsonl"));
+  EXPECT_EQ(*ReadFile(folder + "/notes.txt", 1 << 20), "mine");
+}
+
 TEST(PredictionLog, RequestsAreAnsweredInHelmsForm) {
   TempDir dir;
   const auto log = PredictionLog::Open(dir.path(), Config(1), false);
   ASSERT_OK(log);
   SampleResult r = Answered("h2o:ratio=0.2", 0, 1, 0);
   r.turns.pop_back();
+  r.turns[0].stopped = true;
   r.source.Set("prompt", "Summarize.").Set("max_tokens", 5);
   ASSERT_OK((*log)->Add(r));
+  r.key.ctx = 8192;  // the same request under other conditions
+  r.turns[0].stopped = false;
+  ASSERT_OK((*log)->Add(r));
   ASSERT_OK((*log)->Finish(Json::Array()));
-  const auto text = ReadFile(dir.path() + "/helm-h2o_ratio_0.2-0.02.jsonl", 1 << 20);
-  ASSERT_OK(text);
-  const Json line = *Json::Parse(*text);
-  EXPECT_EQ(line.Find("request")->Find("prompt")->AsString(), "Summarize.");
+  const auto line_of = [&](const char* name) {
+    return *Json::Parse(*ReadFile(dir.path() + "/" + name, 1 << 20));
+  };
+  const Json line = line_of("helm-needle-4096-h2o_ratio_0.2-0.02.jsonl");
+  EXPECT_EQ(line.Find("request")->Dump(), r.source.Dump());
   const Json& choice = line.Find("result")->Find("choices")->AsArray().front();
   EXPECT_EQ(choice.Find("text")->AsString(), " 42\n\"quoted\"");
+  EXPECT_EQ(choice.Find("finish_reason")->AsString(), "stop");
+  const Json other = line_of("helm-needle-8192-h2o_ratio_0.2-0.02.jsonl");
+  EXPECT_EQ(other.Find("result")->Find("choices")->AsArray().front().Find("finish_reason")->Dump(),
+            "\"length\"");
 }
 
 }  // namespace

@@ -1,0 +1,24 @@
+#pragma once
+
+// Words of a text, as the scorers of benchmarks take them apart. ASCII only. Pure functions.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pqcache::tools {
+
+using Words = std::vector<std::string>;
+
+bool IsDigit(char c);
+bool IsSpace(char c);
+char Lower(char c);
+
+std::string Lowered(std::string_view text);
+
+// Runs of characters for which `keep` holds.
+Words SplitBy(std::string_view text, bool (*keep)(char));
+// Runs of characters that are no blanks.
+Words SplitSpace(std::string_view text);
+
+}  // namespace pqcache::tools
