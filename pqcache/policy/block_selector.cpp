@@ -80,7 +80,8 @@ class BlockSelector : public LayerSelector {
 
  private:
   struct Choice {
-    std::vector<int64_t> blocks, positions;  // ascending
+    std::vector<int64_t> blocks;     // the best one first
+    std::vector<int64_t> positions;  // of the last step, ascending
   };
   struct Blocks {
     int64_t begin = 0, end = 0;
@@ -154,13 +155,20 @@ class BlockSelector : public LayerSelector {
       joined.push_back(score);
       which.push_back(blocks.begin + b);
     }
-    const int64_t wanted =
-        std::max(settings_.min_blocks, (step.tokens - OpenTokens(step)) / settings_.block_tokens);
     std::vector<int32_t> scratch;
     std::vector<int64_t> best;
-    SelectTopK(joined.data(), std::ssize(joined), wanted, &scratch, &best);
+    SelectTopK(joined.data(), std::ssize(joined), BlocksWithin(step), &scratch, &best);
+    std::stable_sort(best.begin(), best.end(), [&](int64_t a, int64_t b) {
+      return joined[static_cast<size_t>(a)] > joined[static_cast<size_t>(b)];
+    });
     for (int64_t& b : best) b = which[static_cast<size_t>(b)];
     return best;
+  }
+
+  // How many the budget has room for beside the open tokens, which grow until the next choice.
+  int64_t BlocksWithin(const SelectorStep& step) const {
+    return std::max(settings_.min_blocks,
+                    (step.tokens - OpenTokens(step)) / settings_.block_tokens);
   }
 
   // Candidates behind the blocks that could be chosen, which are attended to always.
@@ -168,14 +176,18 @@ class BlockSelector : public LayerSelector {
     return std::max<int64_t>(0, step.end - std::max(open_begin_, step.begin));
   }
 
-  void Expand(const SelectorStep& step, Choice* choice) const {
+  void Expand(const SelectorStep& step, Choice* choice) {
+    const auto room = choice->blocks.begin() +
+                      std::min<std::ptrdiff_t>(std::ssize(choice->blocks), BlocksWithin(step));
+    taken_.assign(choice->blocks.begin(), room);
+    std::sort(taken_.begin(), taken_.end());
     choice->positions.clear();
     const auto add = [&](int64_t begin, int64_t end) {
       for (int64_t t = std::max(begin, step.begin); t < std::min(end, step.end); ++t) {
         choice->positions.push_back(t);
       }
     };
-    for (const int64_t block : choice->blocks) {
+    for (const int64_t block : taken_) {
       add(block * settings_.block_tokens, (block + 1) * settings_.block_tokens);
     }
     add(step.end - OpenTokens(step), step.end);
@@ -187,6 +199,7 @@ class BlockSelector : public LayerSelector {
   std::vector<std::vector<float>> scores_;  // [Hkv][G, blocks]
   std::vector<Choice> choices_;             // [Hkv, G]
   std::vector<char> allowed_;               // [blocks at the first choice]; empty: all
+  std::vector<int64_t> taken_;              // blocks of the list that is expanded, ascending
   int64_t open_begin_ = 0;                  // first token behind the blocks of the last choice
   int64_t steps_ = 0;
 };

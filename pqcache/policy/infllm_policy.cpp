@@ -9,9 +9,10 @@
 // that was trained for the whole context prefers. Nothing is forgotten.
 //
 // First tokens and window are those of the command line; the original has 128 and 4,096, and loads
-// 16 blocks (32 or 96 in the paper's tables). At least one block is taken, whatever the budget.
-// Unlike in the original, the prompt itself attends to everything here, as under every policy, and
-// keys that were generated count alike when representatives are taken.
+// 16 blocks (32 or 96 in the paper's tables). At least one block is taken, whatever the budget, and
+// what has left the window without filling a block is attended to always. Unlike in the original,
+// the prompt itself attends to everything here, as under every policy, and keys that were generated
+// count alike when representatives are taken.
 
 #include "pqcache/policy/block_policy.h"
 #include "pqcache/policy/policy_factories.h"

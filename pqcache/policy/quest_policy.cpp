@@ -5,7 +5,8 @@
 // larger product with the query is a bound that no key of the page exceeds; each query head attends
 // to the pages with the largest bounds, at least three. The first two layers attend to everything.
 // Nothing is forgotten. The original is for as many KV heads as query heads and lets every query
-// head choose; share=sum and share=max let those of a KV head choose together.
+// head choose; share=sum and share=max let those of a KV head choose together. First tokens and
+// window are attended to beside the pages; the original's budget is all that it attends to.
 
 #include "pqcache/policy/block_policy.h"
 #include "pqcache/policy/policy_factories.h"

@@ -35,6 +35,7 @@ constexpr const char* kBlockPolicies[] = {
     "blocks:block=8,rep=max,mode=released",
     "blocks:block=8,rep=fixed,anchors=3",
     "blocks:block=8,rep=quest,token_step=2",
+    "blocks:block=8,rep=mean,token_step=10",
     "blocks:block=8,rep=mean,preselect=3",
 };
 
@@ -69,19 +70,28 @@ TEST(SelectorPolicies, TheBudgetIsKept) {
       SCOPED_TRACE(policy + " " + std::to_string(tokens));
       Rig rig(&layers, SmallSplit(policy, {.tokens = tokens}));
       rig.Prefill(0, 140);
-      for (int64_t t = 140; t < 150; ++t) rig.Decode(t);
-      const HeadStats total = rig.stats().Total();
-      EXPECT_LE(total.selected, static_cast<double>(tokens * total.steps));
+      HeadStats total;
+      for (int64_t t = 140; t < 150; ++t) {
+        rig.Decode(t);
+        const HeadStats now = rig.stats().Total();
+        EXPECT_LE(now.selected - total.selected,
+                  static_cast<double>(tokens * (now.steps - total.steps)));
+        total = now;
+      }
       if (policy.find("preselect") != std::string::npos) continue;  // has no more to give
       EXPECT_GT(total.selected, static_cast<double>((tokens - 8) * total.steps));
     }
   }
 }
 
-TEST(SelectorPolicies, ThreadsDoNotMatter) {
+TEST(SelectorPolicies, NeitherThreadsNorASecondRunMatter) {
   const Layers layers = {RandomSequence(3, 150, 4, 4, 32), RandomSequence(4, 150, 4, 4, 32)};
-  for (const std::string policy : kBlockPolicies) {
-    RigOptions options = SmallSplit(policy, {.tokens = 20}), threads = options;
+  std::vector<std::string> policies(std::begin(kBlockPolicies), std::end(kBlockPolicies));
+  policies.insert(policies.end(), {"infllm:block=8", "magicpig:K=4,L=20,dense_every=0"});
+  for (const std::string& policy : policies) {
+    RigOptions options = SmallSplit(policy, {.tokens = 20});
+    options.attention.rope = testing::SmallRope(32);
+    RigOptions threads = options;
     threads.threads = 3;
     EXPECT_EQ(DecodeAfter(layers, options, 140), DecodeAfter(layers, threads, 140)) << policy;
   }
@@ -197,6 +207,37 @@ TEST(InfLlm, APlantedBlockIsChosen) {
     rig.Prefill(0, 149);
     rig.Decode(149);
     EXPECT_GT(rig.stats().Total().mass, 0.99) << planted;
+  }
+}
+
+// The same where far tokens count as if they stood at the window's end: keys look like the query
+// as it is there.
+TEST(InfLlm, APlantedBlockIsChosenByItsKeysWithoutPositions) {
+  const auto rope = testing::SmallRope(32);
+  for (const int64_t planted : {8, 40, 104}) {
+    Sequence plain = RandomSequence(17, 150, 2, 1, 32);
+    std::vector<float> query(plain.query(149, 0), plain.query(149, 0) + 2 * 32);
+    const int64_t far = 24;
+    rope->Apply(1, &far, 2, 32, query.data());
+    for (int64_t t = planted; t < planted + 8; ++t) {
+      for (size_t d = 0; d < 32; ++d) plain.key(t, 0)[d] = query[d] + query[32 + d];
+    }
+    const Layers layers = {testing::Rotated(plain, *rope)};
+    RigOptions options = SmallSplit("infllm:block=8", {.tokens = 15});
+    options.attention.rope = rope;
+    Rig rig(&layers, options);
+    rig.Prefill(0, 149);
+    const std::vector<float> out = rig.Decode(149);
+    for (int head = 0; head < 2; ++head) {
+      const auto expected = testing::AttendAtDistances(
+          plain, *rope, 149, head,
+          // First tokens, the block, what fills no block yet, and the window.
+          [&](int64_t i) { return i < 4 || (i >= planted && i < planted + 8) || i >= 120; },
+          [&](int64_t i) { return i > 149 - far ? 149 - i : far; });
+      EXPECT_LT(MaxDifference(std::span(out).subspan(static_cast<size_t>(head) * 32, 32), expected),
+                1e-4)
+          << planted;
+    }
   }
 }
 

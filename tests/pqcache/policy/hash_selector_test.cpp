@@ -47,20 +47,23 @@ Sample Draw(const HashSettings& settings, const std::vector<float>& keys,
   return sample;
 }
 
-double SumOfWeights(const Sample& sample) {
+double WeightedSum(const Sample& sample, const std::vector<float>& values) {
   double sum = 0;
-  for (const double logit : sample.logits) sum += std::exp(logit);
+  for (size_t i = 0; i < sample.logits.size(); ++i) {
+    sum += std::exp(sample.logits[i]) * values[static_cast<size_t>(sample.positions[i])];
+  }
   return sum;
 }
 
-double ExactSum(const std::vector<float>& keys, const std::vector<float>& query) {
+double ExactSum(const std::vector<float>& keys, const std::vector<float>& query,
+                const std::vector<float>& values) {
   double sum = 0;
   for (int64_t t = 0; t < kTokens; ++t) {
     double product = 0;
     for (int d = 0; d < kDim; ++d) {
       product += double{keys[static_cast<size_t>(t * kDim + d)]} * query[static_cast<size_t>(d)];
     }
-    sum += std::exp(kStep.scale * product);
+    sum += std::exp(kStep.scale * product) * values[static_cast<size_t>(t)];
   }
   return sum;
 }
@@ -69,7 +72,8 @@ TEST(MagicPig, ManyTablesSampleEverythingAtFullWeight) {
   const std::vector<float> keys = RandomNormals(kTokens * kDim, 1), query = RandomNormals(kDim, 2);
   const Sample sample = Draw({.bits = 1, .tables = 200}, keys, query);
   EXPECT_EQ(std::ssize(sample.positions), kTokens);
-  EXPECT_NEAR(SumOfWeights(sample) / ExactSum(keys, query), 1, 2e-3);
+  const std::vector<float> ones(kTokens, 1.0f);
+  EXPECT_NEAR(WeightedSum(sample, ones) / ExactSum(keys, query, ones), 1, 2e-3);
 }
 
 TEST(MagicPig, TheSampleGrowsWithTablesAndShrinksWithBits) {
@@ -83,21 +87,30 @@ TEST(MagicPig, TheSampleGrowsWithTablesAndShrinksWithBits) {
   EXPECT_GT(size(8, 150), size(12, 150));
 }
 
-// Of the sum of weights, over random directions; single draws are far off.
+// Of the sums of weights and of weighted values, over random directions; single draws are far off.
 TEST(MagicPig, TheEstimateIsUnbiased) {
   const std::vector<float> keys = RandomNormals(kTokens * kDim, 5), query = RandomNormals(kDim, 6);
-  double mean = 0, squares = 0;
-  constexpr int kDraws = 400;
+  const std::vector<float> ones(kTokens, 1.0f);
+  std::vector<float> values = RandomNormals(kTokens, 7);
+  for (float& value : values) value += 1;
+  constexpr int kDraws = 1000;
+  std::vector<Sample> draws;
   for (int seed = 0; seed < kDraws; ++seed) {
-    const double sum = SumOfWeights(
+    draws.push_back(
         Draw({.bits = 6, .tables = 40, .seed = static_cast<uint64_t>(seed)}, keys, query));
-    mean += sum / kDraws;
-    squares += sum * sum / kDraws;
   }
-  const double deviation = std::sqrt((squares - mean * mean) / kDraws);
-  const double exact = ExactSum(keys, query);
-  EXPECT_LT(deviation, 0.05 * exact);
-  EXPECT_LT(std::abs(mean - exact), 4 * deviation);
+  for (const std::vector<float>& weighted : {ones, values}) {
+    double mean = 0, squares = 0;
+    for (const Sample& draw : draws) {
+      const double sum = WeightedSum(draw, weighted);
+      mean += sum / kDraws;
+      squares += sum * sum / kDraws;
+    }
+    const double deviation = std::sqrt((squares - mean * mean) / kDraws);
+    const double exact = ExactSum(keys, query, weighted);
+    EXPECT_LT(deviation, 0.05 * exact);
+    EXPECT_LT(std::abs(mean - exact), 4 * deviation);
+  }
 }
 
 // Keys that share a large mean all look alike to the hashes unless it is taken off.
