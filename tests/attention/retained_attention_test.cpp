@@ -272,6 +272,27 @@ TEST(Streaming, DistancesAreThoseInTheCache) {
   }
 }
 
+// The tokens of a step make room for all of them first, so they have one place for a first token.
+TEST(Streaming, TokensOfOneStepSeeTheSamePlaces) {
+  const Sequence plain = RandomSequence(14, 160, 4, 2, 32);
+  const auto rope = testing::SmallRope(32);
+  const Layers layers = {testing::Rotated(plain, *rope)};
+  Retained retained(&layers, "streaming", 100, 40);
+  for (int64_t begin = 100; begin < 160; begin += 6) {
+    const int64_t gone = begin + 6 - 40;
+    const std::vector<float> out = retained.DecodeTogether(begin, begin + 6);
+    for (int64_t t = begin; t < begin + 6; ++t) {
+      for (int head = 0; head < 4; ++head) {
+        const auto expected = testing::AttendAtDistances(
+            plain, *rope, t, head, [&](int64_t i) { return i < 4 || i >= 4 + gone; },
+            [&](int64_t i) { return i < 4 ? t - gone - i : t - i; });
+        const auto row = static_cast<size_t>((t - begin) * 4 + head) * 32;
+        ASSERT_LT(MaxDifference(std::span(out).subspan(row, 32), expected), 1e-4) << t;
+      }
+    }
+  }
+}
+
 TEST(RetainedAttention, RefusesWhatHasNoMeaning) {
   const Layers layers = {RandomSequence(11, 60, 2, 1, 8)};
   Rig rig(&layers, SmallSplit("exact", {}));

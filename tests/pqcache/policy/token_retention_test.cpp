@@ -64,6 +64,16 @@ TEST(Streaming, KeepsFirstTokensAndTheNewestAndNeverMore) {
   }
 }
 
+// The length of the original's longest stream.
+TEST(Streaming, FourMillionTokensLaterItKeepsTheSame) {
+  const auto retention = Retention("streaming:n_sink=4,tokens=10", {.group = 1, .prompt = 10});
+  List list;
+  list.Begin(*retention, 0, {});
+  constexpr int64_t kTokens = 4'000'000;
+  for (int64_t t = 10; t < kTokens; ++t) list.Add(*retention, 0, t);
+  EXPECT_EQ(list.positions, Joined(Range(0, 4), Range(kTokens - 6, kTokens)));
+}
+
 TEST(Streaming, SizesComeFromParametersOrFromWhatOtherPoliciesAttendTo) {
   const auto kept = [](const std::string& policy) {
     List list;
@@ -90,6 +100,10 @@ TEST(Recent, KeepsTheNewestAlone) {
   EXPECT_EQ(list.positions, Range(80, 100));
   for (int64_t t = 100; t < 150; ++t) list.Add(*retention, 0, t);
   EXPECT_EQ(list.positions, Range(130, 150));
+  // A share of the prompt is rounded down.
+  List odd;
+  odd.Begin(*Retention("recent:ratio=0.2", {.group = 1, .prompt = 104}), 0, {});
+  EXPECT_EQ(odd.positions, Range(84, 104));
 }
 
 TEST(H2o, KeepsTheNewestAndTheHeaviestOfEveryQueryHead) {
