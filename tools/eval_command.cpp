@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "pqcache/base/log.h"
 #include "pqcache/base/spec_string.h"
@@ -125,7 +126,9 @@ class EvalCommand : public Command {
     PQCACHE_ASSIGN_OR_RETURN(const attention::Tokenizer tokenizer, LoadTokenizer(model_.model));
     EvalRunner runner(model.decoder.get(), &tokenizer, &attention_, &policies_, step_exact_);
     PQCACHE_RETURN_IF_ERROR(runner.Open());
+    // A run that cannot be made must not touch the folder of another.
     PQCACHE_RETURN_IF_ERROR(CheckContexts(model.decoder->spec().max_positions));
+    PQCACHE_RETURN_IF_ERROR(ReadInputs(tokenizer));
     PQCACHE_ASSIGN_OR_RETURN(const Json config, Config(*model.decoder));
     PQCACHE_ASSIGN_OR_RETURN(log_, PredictionLog::Open(output_, config, overwrite_));
     for (const int64_t ctx : ctxs_) {
@@ -158,6 +161,7 @@ class EvalCommand : public Command {
         if (data_file_.empty()) {
           return Status::InvalidArgument("task " + spec.name + " needs --data-file FILE");
         }
+        PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(FindFileTask(spec.name)->parameters));
         from_file = true;
       } else if (const auto generated = FindTask(task); !generated.ok()) {
         std::string known(kPerplexity);
@@ -262,29 +266,52 @@ class EvalCommand : public Command {
 
   Status RunTask(const std::string& task, int64_t ctx, const attention::Tokenizer& tokenizer,
                  EvalRunner* runner) {
-    if (task == kPerplexity) return RunPerplexity(ctx, tokenizer, runner);
+    if (task == kPerplexity) return RunPerplexity(ctx, runner);
     PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
-    if (FindFileTask(spec.name) != nullptr) return RunFile(task, spec, ctx, tokenizer, runner);
+    if (FindFileTask(spec.name) != nullptr) return RunFile(task, ctx, tokenizer, runner);
     return RunGenerated(task, ctx, tokenizer, runner);
   }
 
-  Status RunPerplexity(int64_t ctx, const attention::Tokenizer& tokenizer, EvalRunner* runner) {
-    const int64_t scored = last_ > 0 ? last_ : ctx - 1;
-    if (scored >= ctx) {
-      return Status::InvalidArgument("--last is " + std::to_string(last_) +
-                                     ", expected less than --ctx " + std::to_string(ctx));
+  // Texts of perplexity and samples of files, for all contexts.
+  Status ReadInputs(const attention::Tokenizer& tokenizer) {
+    for (const std::string& task : tasks_) {
+      if (task == kPerplexity) {
+        PQCACHE_RETURN_IF_ERROR(ReadTexts(tokenizer));
+        continue;
+      }
+      PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
+      if (FindFileTask(spec.name) == nullptr) continue;
+      PQCACHE_ASSIGN_OR_RETURN(samples_[task], ReadTaskFile(spec, data_file_, num_samples_));
     }
-    ProgressBar bar("ppl");
-    SampleKey key{std::string(kPerplexity), ctx, -1, 0, "", -1};
+    return Status::Ok();
+  }
+
+  Status ReadTexts(const attention::Tokenizer& tokenizer) {
+    int64_t needed = 0;
+    for (const int64_t ctx : ctxs_) {
+      if (last_ >= ctx) {
+        return Status::InvalidArgument("--last is " + std::to_string(last_) +
+                                       ", expected less than --ctx " + std::to_string(ctx));
+      }
+      needed = std::max(needed, offset_ + windows_ * ctx);
+    }
+    texts_.clear();
     for (const std::string& path : files_) {
       PQCACHE_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
-      PQCACHE_ASSIGN_OR_RETURN(const std::vector<int64_t> tokens, tokenizer.Encode(text, false));
-      const int64_t needed = offset_ + windows_ * ctx;
-      if (static_cast<int64_t>(tokens.size()) < needed) {
-        return Status::InvalidArgument(path + " has " + std::to_string(tokens.size()) +
-                                       " tokens, expected at least " + std::to_string(needed) +
-                                       " for --offset, --windows and --ctx");
-      }
+      PQCACHE_ASSIGN_OR_RETURN(texts_.emplace_back(), tokenizer.Encode(text, false));
+      if (std::ssize(texts_.back()) >= needed) continue;
+      return Status::InvalidArgument(path + " has " + std::to_string(texts_.back().size()) +
+                                     " tokens, expected at least " + std::to_string(needed) +
+                                     " for --offset, --windows and --ctx");
+    }
+    return Status::Ok();
+  }
+
+  Status RunPerplexity(int64_t ctx, EvalRunner* runner) {
+    const int64_t scored = last_ > 0 ? last_ : ctx - 1;
+    ProgressBar bar("ppl");
+    SampleKey key{std::string(kPerplexity), ctx, -1, 0, "", -1};
+    for (const std::vector<int64_t>& tokens : texts_) {
       for (int64_t w = 0; w < windows_; ++w, ++key.sample) {
         const auto window = std::span(tokens).subspan(static_cast<size_t>(offset_ + w * ctx),
                                                       static_cast<size_t>(ctx));
@@ -327,10 +354,9 @@ class EvalCommand : public Command {
     return Status::Ok();
   }
 
-  Status RunFile(const std::string& task, const SpecString& spec, int64_t ctx,
-                 const attention::Tokenizer& tokenizer, EvalRunner* runner) {
-    PQCACHE_ASSIGN_OR_RETURN(const std::vector<TextSample> samples,
-                             ReadTaskFile(spec, data_file_, num_samples_));
+  Status RunFile(const std::string& task, int64_t ctx, const attention::Tokenizer& tokenizer,
+                 EvalRunner* runner) {
+    const std::vector<TextSample>& samples = samples_.at(task);
     ProgressBar bar(task);
     int64_t truncated = 0;
     for (int64_t i = 0; i < std::ssize(samples); ++i) {
@@ -404,6 +430,8 @@ class EvalCommand : public Command {
   std::vector<EvalPolicy> policies_;
   std::vector<int64_t> ctxs_;
   std::vector<double> depths_;
+  std::vector<std::vector<int64_t>> texts_;                 // [files of ppl]
+  std::map<std::string, std::vector<TextSample>> samples_;  // of tasks that are read from a file
   std::unique_ptr<PredictionLog> log_;
 };
 

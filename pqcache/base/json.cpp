@@ -125,7 +125,7 @@ void NewLine(int indent, int level, std::string* out) {
   out->append(static_cast<size_t>(indent * level), ' ');
 }
 
-void DumpTo(const Json& v, int indent, int level, std::string* out) {
+void DumpTo(const Json& v, int indent, Json::Doubles doubles, int level, std::string* out) {
   if (v.is_null()) {
     *out += "null";
   } else if (v.is_bool()) {
@@ -144,14 +144,17 @@ void DumpTo(const Json& v, int indent, int level, std::string* out) {
     }
     char buffer[32];
     const auto end = std::to_chars(buffer, buffer + sizeof(buffer), v.AsDouble()).ptr;
-    out->append(buffer, end);
+    const std::string_view text(buffer, static_cast<size_t>(end - buffer));
+    *out += text;
+    const bool whole = text.find_first_of(".e") == std::string_view::npos;
+    if (whole && doubles == Json::Doubles::kWithPoint) *out += ".0";
   } else if (v.is_string()) {
     DumpString(v.AsString(), out);
   } else if (v.is_array()) {
     out->push_back('[');
     for (size_t i = 0; i < v.AsArray().size(); ++i) {
       if (i > 0) *out += indent < 0 ? "," : ", ";
-      DumpTo(v.AsArray()[i], indent, level + 1, out);
+      DumpTo(v.AsArray()[i], indent, doubles, level + 1, out);
     }
     out->push_back(']');
   } else {
@@ -161,7 +164,7 @@ void DumpTo(const Json& v, int indent, int level, std::string* out) {
       NewLine(indent, level + 1, out);
       DumpString(v.AsObject()[i].first, out);
       *out += indent < 0 ? ":" : ": ";
-      DumpTo(v.AsObject()[i].second, indent, level + 1, out);
+      DumpTo(v.AsObject()[i].second, indent, doubles, level + 1, out);
     }
     if (!v.AsObject().empty()) NewLine(indent, level, out);
     out->push_back('}');
@@ -192,9 +195,9 @@ Result<Json> Json::Parse(std::string_view text, const JsonLimits& limits) {
   return std::move(builder.result);
 }
 
-std::string Json::Dump(int indent) const {
+std::string Json::Dump(int indent, Doubles doubles) const {
   std::string out;
-  DumpTo(*this, indent, 0, &out);
+  DumpTo(*this, indent, doubles, 0, &out);
   return out;
 }
 

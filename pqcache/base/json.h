@@ -39,8 +39,11 @@ class Json {
 
   // Errors give the byte offset and what was expected there.
   static Result<Json> Parse(std::string_view text, const JsonLimits& limits = {});
+  // How a double that is a whole number is written: as "1", which is read as an integer, or as
+  // "1.0".
+  enum class Doubles { kShort, kWithPoint };
   // Compact when `indent` is negative. Doubles keep their value; NaN and infinities become null.
-  std::string Dump(int indent = -1) const;
+  std::string Dump(int indent = -1, Doubles doubles = Doubles::kShort) const;
 
   bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
   bool is_bool() const { return std::holds_alternative<bool>(value_); }

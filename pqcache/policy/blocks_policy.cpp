@@ -10,8 +10,8 @@
 // chosen at all, which assumes that the question stands there. Nothing is forgotten.
 //
 // First tokens and window are those of the command line (a block and 4,096 tokens in the original,
-// which takes 96 blocks). At least one block is taken, whatever the budget, and
-// what has left the window without filling a block is attended to always.
+// which takes 96 blocks). At least one block is taken, whatever the budget, and what has left the
+// window behind the blocks of the last choice is attended to always.
 //
 // mode=released has the faults of the published code: the largest numbers start at zero
 // (max) or at the smallest positive float (quest), quest fills as many query heads as there are KV

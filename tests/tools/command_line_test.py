@@ -360,6 +360,17 @@ class CommandLine(unittest.TestCase):
         self.assertGreater(turns["snapkv:kernel=15,pool=max"][0],
                            turns["snapkv:kernel=15,pool=max"][1])
 
+    def test_a_second_question_follows_the_whole_answer(self):
+        out = self.path("turns")
+        self.eval("--task", "needle", "--ctx", "600", "--num-samples", "1", "--turns", "2",
+                  "--policy", "exact", "-o", out)
+        line = json.loads((pathlib.Path(out) / "predictions.jsonl").read_text())
+        # A mean over the steps: two questions, the timed tokens, and the last one of the first
+        # answer, without which nothing would come out whole.
+        steps = 2 + len(line["gaps_ms"]) + 1
+        total = line["context"] * steps
+        self.assertAlmostEqual(total, round(total), places=6)
+
     def test_eval_reads_the_files_of_the_field(self):
         ruler = self.write("ruler.jsonl", json.dumps(
             {"index": 0, "input": "The pass key is 71432. Remember it. 71432 is the pass key.\n"
@@ -370,9 +381,11 @@ class CommandLine(unittest.TestCase):
         infinite = self.write("infinite.jsonl", json.dumps(
             {"id": 0, "context": "The pass key is 71432. Remember it. 71432 is the pass key.",
              "input": "What is the pass key?", "answer": "71432"}) + "\n")
-        xsum = self.write("xsum.jsonl", json.dumps(
-            {"request": {"prompt": "Article: It rained.\nSummary:", "max_tokens": 8,
-                         "stop": ["\n"], "temperature": 0.3}, "reference": "Rain."}) + "\n")
+        # The first answer ends at its first character, the second after a token.
+        xsum = self.write("xsum.jsonl", "".join(json.dumps(
+            {"request": {"prompt": "Article: It rained.\nSummary:", "temperature": 0.0, "top_p": 1,
+                         **request}, "reference": "Rain."}) + "\n" for request in (
+                {"max_tokens": 8, "stop": [chr(c) for c in range(10, 127)]}, {"max_tokens": 1})))
         choice = self.write("choice.jsonl", json.dumps(
             {"question": "Is it?", "choices": ["yes", "no"], "answer": "B"}) + "\n")
         out = self.path("files")
@@ -390,12 +403,17 @@ class CommandLine(unittest.TestCase):
             if task.startswith(("ruler", "infinite")):
                 self.assertEqual(rows[0]["score"], 1)
             if task == "summarization":
-                name = "helm-summarization-400-h2o-0.02.jsonl"
-                line = json.loads((pathlib.Path(out) / name).read_text("utf-8"))
-                self.assertEqual(line["request"], json.loads(pathlib.Path(xsum).read_text())["request"])
-                self.assertIsInstance(line["result"]["choices"][0]["text"], str)
-                self.assertIn(line["result"]["choices"][0]["finish_reason"], ("stop", "length"))
-        self.assertFalse(list(pathlib.Path(out).glob("helm-*")))
+                requests = [json.loads(line) for line in pathlib.Path(xsum).read_text().splitlines()]
+                path = pathlib.Path(out) / "helm/summarization-400-h2o-0.02.jsonl"
+                lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+                for line, request in zip(lines, requests, strict=True):
+                    # As HELM compares them: to the letter.
+                    self.assertEqual(*(json.dumps(x["request"], sort_keys=True)
+                                       for x in (line, request)))
+                choices = [line["result"]["choices"][0] for line in lines]
+                self.assertEqual([c["finish_reason"] for c in choices], ["stop", "length"])
+                self.assertEqual(choices[0]["text"], "")
+        self.assertFalse((pathlib.Path(out) / "helm").exists())  # of the run before the last
         # Other examples before the questions are another run.
         shots = self.write("shots.txt", "Question: Was it?\nA. yes\nB. no\nAnswer: B\n\n")
         asked = ["--task", f"multiple_choice:shots={shots}", "--data-file", choice, "--ctx", "400",
@@ -403,10 +421,15 @@ class CommandLine(unittest.TestCase):
         self.eval(*asked)
         self.write("shots.txt", "Question: Was it?\nA. yes\nB. no\nAnswer: A\n\n")
         self.expect(1, "its contents is", "eval", "-m", MODEL, *asked)
-        # What cannot run leaves no folder behind.
+        # What cannot run leaves no folder behind, and another run's as it was.
         self.expect(1, "expected 2 to the model's", "eval", "-m", MODEL, "--task", "needle", "--ctx",
                     "90k", "--policy", "exact", "-o", self.path("too_long"))
         self.assertFalse(pathlib.Path(self.path("too_long")).exists())
+        before = (pathlib.Path(out) / "metrics.json").read_bytes()
+        self.expect(1, "xsum.jsonl, line 1", "eval", "-m", MODEL, "--task", "ruler", "--data-file",
+                    xsum, "--policy", "exact", "-o", out, "--overwrite")
+        self.assertEqual((pathlib.Path(out) / "metrics.json").read_bytes(), before)
+        self.expect(2, "shots", "eval", "-m", MODEL, "--task", "ruler:shots=x", "--data-file", ruler)
         self.expect(2, "needs --data-file", "eval", "-m", MODEL, "--task", "ruler")
         self.expect(1, "infinite.jsonl, line 1", "eval", "-m", MODEL, "--task", "ruler",
                     "--data-file", infinite, "--policy", "exact")

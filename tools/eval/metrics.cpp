@@ -38,12 +38,6 @@ double Best(const References& r, const std::function<double(const std::string&)>
   return best;
 }
 
-// Harmonic mean of the shares of `same` in both sizes.
-double F1(size_t same, size_t predicted, size_t expected) {
-  return same == 0 ? 0.0
-                   : 2.0 * static_cast<double>(same) / static_cast<double>(predicted + expected);
-}
-
 size_t CountCommon(const Words& a, const Words& b) {
   std::map<std::string, int64_t> counts;
   for (const std::string& word : a) ++counts[word];
@@ -52,11 +46,10 @@ size_t CountCommon(const Words& a, const Words& b) {
   return common;
 }
 
-// Length of the longest common subsequence.
-template <typename Sequence>
-size_t CommonSubsequence(const Sequence& a, const Sequence& b) {
+// Length of the longest common subsequence of characters.
+size_t CommonSubsequence(std::string_view a, std::string_view b) {
   std::vector<size_t> lengths(b.size() + 1, 0);
-  for (const auto& x : a) {
+  for (const char x : a) {
     size_t diagonal = 0;
     for (size_t j = 0; j < b.size(); ++j) {
       const size_t above = lengths[j + 1];
@@ -314,7 +307,8 @@ constexpr MetricEntry kMetrics[] = {
     {"rouge_1", "H2O: F1 of the words", Rouge1},
     {"rouge_2", "H2O: F1 of the pairs of words", Rouge2},
     {"rouge_l", "LongBench, H2O: F1 of longest common subsequences of words", RougeOfSentences},
-    {"rouge_lsum", "InfiniteBench: the same, a line as a sentence", RougeOfLines},
+    {"rouge_lsum", "InfiniteBench: F1 of the same by lines, in lower case, without punctuation",
+     RougeOfLines},
     {"edit", "LongBench, code: edit similarity of the first line", Edit},
     {"classification", "LongBench: the right class is named, and no other", Classification},
     {"count", "LongBench: share of the numbers said that are right", Count},

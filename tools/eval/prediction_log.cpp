@@ -15,18 +15,19 @@ namespace pqcache::tools {
 namespace {
 
 constexpr uint64_t kMostBytes = uint64_t{1} << 32;
-constexpr std::string_view kHelmPrefix = "helm-";
-constexpr std::string_view kMetricsFile = "metrics.json";
+constexpr std::string_view kMetricsFile = "/metrics.json", kHelmFolder = "/helm";
 
 bool Exists(const std::string& path) {
   struct stat info;
   return ::stat(path.c_str(), &info) == 0;
 }
 
-// helm-TASK-CTX-POLICY-BUDGET.jsonl: requests that were answered under the same conditions.
+// Numbers stay of the kind that they are: a request's 0.0 is not 0 to who looks it up by its text.
+std::string LineOf(const Json& json) { return json.Dump(-1, Json::Doubles::kWithPoint) + "\n"; }
+
+// TASK-CTX-POLICY-BUDGET.jsonl: requests that were answered under the same conditions.
 std::string FileName(const SampleKey& key) {
-  std::string name =
-      std::string(kHelmPrefix) + key.task + "-" + std::to_string(key.ctx) + "-" + key.policy;
+  std::string name = key.task + "-" + std::to_string(key.ctx) + "-" + key.policy;
   if (key.budget >= 0) name += "-" + Json(key.budget).Dump();
   for (char& c : name) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -36,19 +37,19 @@ std::string FileName(const SampleKey& key) {
   return name + ".jsonl";
 }
 
+Status MakeFolder(const std::string& folder) {
+  if (::mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return Status::Ok();
+  return Status::IoError(folder + ": cannot make the folder: " + std::strerror(errno));
+}
+
 // What a finished run wrote beside its lines: it must not be taken for that of the run that begins.
 Status RemoveSummaries(const std::string& folder) {
-  std::error_code error;
-  std::vector<std::filesystem::path> old;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    const bool helm = name.starts_with(kHelmPrefix) && name.ends_with(".jsonl");
-    if (helm || name == kMetricsFile) old.push_back(entry.path());
+  for (const std::string_view name : {kMetricsFile, kHelmFolder}) {
+    const std::string path = folder + std::string(name);
+    std::error_code error;
+    std::filesystem::remove_all(path, error);
+    if (error) return Status::IoError(path + ": cannot be removed: " + error.message());
   }
-  for (const auto& path : old) {
-    if (!error) std::filesystem::remove(path, error);
-  }
-  if (error) return Status::IoError(folder + ": cannot clear it: " + error.message());
   return Status::Ok();
 }
 
@@ -58,13 +59,11 @@ Result<std::unique_ptr<PredictionLog>> PredictionLog::Open(const std::string& fo
                                                            const Json& config, bool overwrite) {
   std::unique_ptr<PredictionLog> log(new PredictionLog(folder));
   if (folder.empty()) return log;
-  if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST) {
-    return Status::IoError(folder + ": cannot make the folder: " + std::strerror(errno));
-  }
+  PQCACHE_RETURN_IF_ERROR(MakeFolder(folder));
   const std::string config_path = folder + "/config.json", path = folder + "/predictions.jsonl";
   const std::string text = config.Dump(1) + "\n";
-  const bool old = Exists(config_path);
-  if (old && !overwrite) {
+  if (Exists(config_path) && !overwrite) PQCACHE_RETURN_IF_ERROR(log->ReadLines(path));
+  if (!log->results_.empty()) {
     PQCACHE_ASSIGN_OR_RETURN(const std::string found, ReadFile(config_path, kMostBytes));
     PQCACHE_ASSIGN_OR_RETURN(const Json before, Json::Parse(found));
     for (const auto& [key, value] : config.AsObject()) {
@@ -75,16 +74,13 @@ Result<std::unique_ptr<PredictionLog>> PredictionLog::Open(const std::string& fo
                                      theirs + ", of this one " + value.Dump() +
                                      "; expected a new folder, or --overwrite");
     }
-    PQCACHE_RETURN_IF_ERROR(log->ReadLines(path));
-    if (!log->results_.empty()) {
-      Log(LogLevel::kWarning,
-          "going on behind " + std::to_string(log->results_.size()) + " results in " + path);
-    }
+    Log(LogLevel::kWarning,
+        "going on behind " + std::to_string(log->results_.size()) + " results in " + path);
   }
   if (overwrite) PQCACHE_RETURN_IF_ERROR(RemoveSummaries(folder));
   // What was read is written anew: a cut line goes.
   std::string lines;
-  for (const SampleResult& result : log->results_) lines += result.ToJson().Dump() + "\n";
+  for (const SampleResult& result : log->results_) lines += LineOf(result.ToJson());
   PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(path, lines));
   PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(config_path, text));
   log->file_.reset(std::fopen(path.c_str(), "ae"));
@@ -118,7 +114,7 @@ bool PredictionLog::Has(const SampleKey& key) const {
 
 Status PredictionLog::Add(SampleResult result) {
   if (file_ != nullptr) {
-    const std::string line = result.ToJson().Dump() + "\n";
+    const std::string line = LineOf(result.ToJson());
     const bool written = std::fwrite(line.data(), 1, line.size(), file_.get()) == line.size();
     if (!written || std::fflush(file_.get()) != 0) {
       return Status::IoError(folder_ + "/predictions.jsonl: " + std::strerror(errno));
@@ -133,12 +129,14 @@ Status PredictionLog::Finish(const Json& metrics) const {
   std::map<std::string, std::string> helm;
   for (const SampleResult& result : results_) {
     if (result.source.is_null()) continue;
-    helm[FileName(result.key)] += HelmLine(result).Dump() + "\n";
+    helm[FileName(result.key)] += LineOf(HelmLine(result));
   }
+  const std::string folder = folder_ + std::string(kHelmFolder);
+  if (!helm.empty()) PQCACHE_RETURN_IF_ERROR(MakeFolder(folder));
   for (const auto& [name, lines] : helm) {
-    PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/" + name, lines));
+    PQCACHE_RETURN_IF_ERROR(WriteFileAtomically(folder + "/" + name, lines));
   }
-  return WriteFileAtomically(folder_ + "/" + std::string(kMetricsFile), metrics.Dump(1) + "\n");
+  return WriteFileAtomically(folder_ + std::string(kMetricsFile), metrics.Dump(1) + "\n");
 }
 
 }  // namespace pqcache::tools

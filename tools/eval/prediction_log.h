@@ -14,9 +14,9 @@ namespace pqcache::tools {
 
 class PredictionLog {
  public:
-  // Without a folder, results are in memory only. A folder that holds a run of another
-  // configuration is refused, unless `overwrite`; one that holds this one is continued. A last line
-  // that was cut off is dropped.
+  // Without a folder, results are in memory only. A folder that holds results of another
+  // configuration is refused, unless `overwrite`, which removes all that a run has written there;
+  // one that holds this one is continued. A last line that was cut off is dropped.
   static Result<std::unique_ptr<PredictionLog>> Open(const std::string& folder, const Json& config,
                                                      bool overwrite);
 
@@ -26,7 +26,7 @@ class PredictionLog {
   // The line is in the file when this returns.
   Status Add(SampleResult result);
 
-  // metrics.json; and for samples with requests helm-TASK-CTX-POLICY-BUDGET.jsonl.
+  // metrics.json; and for samples with requests helm/TASK-CTX-POLICY-BUDGET.jsonl.
   Status Finish(const Json& metrics) const;
 
  private:

@@ -18,29 +18,36 @@ using Sentences = std::vector<Words>;
 // packages differ, and with it which words the union of several of them holds.
 enum class OnTie { kSkipSaid, kSkipReference };
 
-// The places in `reference` of a longest common subsequence of both, descending.
+// The places in `reference` of a longest common subsequence of both, descending. A byte for each
+// pair of words.
 std::vector<size_t> CommonPlaces(const Words& reference, const Words& said, OnTie tie) {
-  const size_t columns = said.size() + 1;
-  std::vector<uint32_t> lengths((reference.size() + 1) * columns, 0);
-  const auto length = [&](size_t i, size_t j) -> uint32_t& { return lengths[i * columns + j]; };
-  for (size_t i = 1; i <= reference.size(); ++i) {
-    for (size_t j = 1; j <= said.size(); ++j) {
-      length(i, j) = reference[i - 1] == said[j - 1] ? length(i - 1, j - 1) + 1
-                                                     : std::max(length(i - 1, j), length(i, j - 1));
+  enum class Way : uint8_t { kBoth, kSkipSaid, kSkipReference };
+  std::vector<Way> ways(reference.size() * said.size());
+  std::vector<size_t> lengths(said.size() + 1, 0);  // of the words so far, by words of `said`
+  for (size_t i = 0; i < reference.size(); ++i) {
+    size_t diagonal = 0;
+    for (size_t j = 0; j < said.size(); ++j) {
+      const size_t without_reference = lengths[j + 1], without_said = lengths[j];
+      Way& way = ways[i * said.size() + j];
+      if (reference[i] == said[j]) {
+        way = Way::kBoth;
+        lengths[j + 1] = diagonal + 1;
+      } else {
+        const bool skip_reference =
+            without_reference > without_said ||
+            (without_reference == without_said && tie == OnTie::kSkipReference);
+        way = skip_reference ? Way::kSkipReference : Way::kSkipSaid;
+        lengths[j + 1] = std::max(without_reference, without_said);
+      }
+      diagonal = without_reference;
     }
   }
   std::vector<size_t> places;
   for (size_t i = reference.size(), j = said.size(); i > 0 && j > 0;) {
-    const uint32_t without_reference = length(i - 1, j), without_said = length(i, j - 1);
-    if (reference[i - 1] == said[j - 1]) {
-      places.push_back(--i);
-      --j;
-    } else if (without_reference > without_said ||
-               (without_reference == without_said && tie == OnTie::kSkipReference)) {
-      --i;
-    } else {
-      --j;
-    }
+    const Way way = ways[(i - 1) * said.size() + j - 1];
+    if (way == Way::kBoth) places.push_back(i - 1);
+    if (way != Way::kSkipSaid) --i;
+    if (way != Way::kSkipReference) --j;
   }
   return places;
 }
@@ -77,11 +84,6 @@ std::set<Words> Grams(const Sentences& sentences, size_t n) {
     grams.emplace(begin, begin + static_cast<std::ptrdiff_t>(n));
   }
   return grams;
-}
-
-double F1(size_t same, size_t said, size_t expected) {
-  if (same == 0) return 0;
-  return 2 * static_cast<double>(same) / static_cast<double>(said + expected);
 }
 
 }  // namespace

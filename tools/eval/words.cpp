@@ -29,4 +29,9 @@ Words SplitSpace(std::string_view text) {
   return SplitBy(text, [](char c) { return !IsSpace(c); });
 }
 
+double F1(size_t same, size_t said, size_t expected) {
+  if (same == 0) return 0;
+  return 2 * static_cast<double>(same) / static_cast<double>(said + expected);
+}
+
 }  // namespace pqcache::tools

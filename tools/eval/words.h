@@ -1,7 +1,9 @@
 #pragma once
 
-// Words of a text, as the scorers of benchmarks take them apart. ASCII only. Pure functions.
+// Words of a text, as the scorers of benchmarks take them apart, and how they compare what two
+// texts have in common. ASCII only. Pure functions.
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,5 +22,8 @@ std::string Lowered(std::string_view text);
 Words SplitBy(std::string_view text, bool (*keep)(char));
 // Runs of characters that are no blanks.
 Words SplitSpace(std::string_view text);
+
+// Harmonic mean of the shares of `same` in both sizes; 0 if nothing is the same.
+double F1(size_t same, size_t said, size_t expected);
 
 }  // namespace pqcache::tools

@@ -68,6 +68,14 @@ TEST(Json, DoublesKeepTheirValue) {
   EXPECT_EQ(Json(HUGE_VAL).Dump(), "null");
 }
 
+TEST(Json, WholeDoublesCanKeepTheirPoint) {
+  const Json json = *Json::Parse(R"({"a": [0.0, 1, 1.0, -0.0, 0.3, 1e30], "b": 2.0})");
+  EXPECT_EQ(json.Dump(), R"({"a":[0,1,1,-0.0,0.3,1e+30],"b":2})");
+  const std::string kept = json.Dump(-1, Json::Doubles::kWithPoint);
+  EXPECT_EQ(kept, R"({"a":[0.0,1,1.0,-0.0,0.3,1e+30],"b":2.0})");
+  EXPECT_EQ(Json::Parse(kept)->Dump(-1, Json::Doubles::kWithPoint), kept);
+}
+
 TEST(Json, IntegersKeepTheirEdges) {
   constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
   constexpr int64_t kMin = std::numeric_limits<int64_t>::min();

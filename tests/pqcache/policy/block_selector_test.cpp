@@ -278,6 +278,20 @@ TEST(Blocks, AChoiceServesSeveralTokens) {
   EXPECT_NE(Chosen(selector.get(), opposite, step), first);
 }
 
+// While a choice serves, what leaves the window takes the place of the worst blocks.
+TEST(Blocks, TheBestBlocksStayBetweenChoices) {
+  BlockSettings settings = Of(BlockKeys::kMean, 8);
+  settings.token_step = 10;
+  const auto selector = CreateBlockSelector(settings, {1, 1, kDim});
+  std::vector<float> keys = RandomNormals(76 * kDim, 19);
+  const std::vector<float> query = RandomNormals(kDim, 20);
+  for (int64_t t = 48; t < 56; ++t) std::copy(query.begin(), query.end(), &keys[t * kDim]);
+  selector->Append(0, 64, keys.data());
+  EXPECT_EQ(Chosen(selector.get(), query, {1.0f, 0, 64, 24}).size(), 24u);
+  selector->Append(0, 12, &keys[64 * kDim]);
+  EXPECT_EQ(Chosen(selector.get(), query, {1.0f, 0, 76, 24}), Joined(Range(48, 56), Range(64, 76)));
+}
+
 TEST(Blocks, PreselectedBlocksAreThoseThatReceivedTheMostAttention) {
   BlockSettings settings = Of(BlockKeys::kMean, 8);
   settings.preselect = 2;

@@ -66,11 +66,11 @@ TEST(Streaming, KeepsFirstTokensAndTheNewestAndNeverMore) {
 
 // The length of the original's longest stream.
 TEST(Streaming, FourMillionTokensLaterItKeepsTheSame) {
-  const auto retention = Retention("streaming:n_sink=4,tokens=10", {.group = 1, .prompt = 10});
+  constexpr int64_t kTokens = 4'000'000, kPrompt = kTokens - 100;
+  const auto retention = Retention("streaming:n_sink=4,tokens=10", {.group = 1, .prompt = kPrompt});
   List list;
   list.Begin(*retention, 0, {});
-  constexpr int64_t kTokens = 4'000'000;
-  for (int64_t t = 10; t < kTokens; ++t) list.Add(*retention, 0, t);
+  for (int64_t t = kPrompt; t < kTokens; ++t) list.Add(*retention, 0, t);
   EXPECT_EQ(list.positions, Joined(Range(0, 4), Range(kTokens - 6, kTokens)));
 }
 

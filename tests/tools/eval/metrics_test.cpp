@@ -57,6 +57,8 @@ TEST(Metrics, RougeOfLongBenchAndH2o) {
   expect("budgets, overall, rose", "budgets overall rose", 1.0 / 3, 0, 1.0 / 3);
   expect("the cat quickly. on mat", "the cat sat on the mat", 0.8, 2.0 / 9, 0.8);
   expect("", "the cat", 0, 0, 0);
+  // Of two longest common subsequences, the one that holds both words.
+  expect("c a c", "c c a", 1, 0.5, 1);
   expect("the cat. ", "the cat", 0.8, 2.0 / 3, 0.8);  // a sentence of a blank is a word
   EXPECT_EQ(Score("rouge_1", "the cat", {"a dog", "the cat"}), 1);
 }
@@ -71,6 +73,10 @@ TEST(Metrics, RougeOfInfiniteBench) {
   EXPECT_DOUBLE_EQ(score("the dog barked. the cat slept.", "the cat slept. the dog barked."), 0.5);
   EXPECT_EQ(score("the dog barked\nthe cat slept", "the cat slept\nthe dog barked"), 1);
   EXPECT_DOUBLE_EQ(score("the cat\non the mat", "the mat the cat sat on"), 8.0 / 11);
+  // Of two longest common subsequences, the one that ends first in the reference; and no word
+  // counts more often than it is said.
+  EXPECT_DOUBLE_EQ(score("c \na b", "a \nb a"), 2.0 / 3);
+  EXPECT_DOUBLE_EQ(score("b\nc a", "c\n c"), 0.4);
   EXPECT_EQ(score("", "the cat"), 0);
 }
 

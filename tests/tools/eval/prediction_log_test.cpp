@@ -128,6 +128,13 @@ TEST(PredictionLog, AnotherRunsFolderIsLeftAlone) {
   EXPECT_EQ((*PredictionLog::Open(folder, Config(2), true))->results().size(), 0u);
 }
 
+TEST(PredictionLog, AFolderWithoutResultsIsNobodys) {
+  TempDir dir;
+  const std::string folder = dir.path() + "/run";
+  ASSERT_OK(PredictionLog::Open(folder, Config(1), false));
+  EXPECT_OK(PredictionLog::Open(folder, Config(2), false));
+}
+
 TEST(PredictionLog, ARunThatBeginsAnewLeavesNothingOfTheOldOne) {
   TempDir dir;
   const std::string folder = dir.path() + "/run";
@@ -138,14 +145,14 @@ TEST(PredictionLog, ARunThatBeginsAnewLeavesNothingOfTheOldOne) {
     ASSERT_OK((*log)->Add(r));
     ASSERT_OK((*log)->Finish(Json::Array()));
   }
-  ASSERT_OK(WriteFileAtomically(folder + "/notes.txt", "mine"));
+  ASSERT_OK(WriteFileAtomically(folder + "/helm-notes.jsonl", "mine"));
   ASSERT_OK(PredictionLog::Open(folder, Config(2), true));
   const auto missing = [&](const char* name) {
     return ReadFile(folder + "/" + name, 1 << 20).status().code() == StatusCode::kNotFound;
   };
   EXPECT_TRUE(missing("metrics.json"));
-  EXPECT_TRUE(missing("helm-needle-4096-pq-0.02.jsonl"));
-  EXPECT_EQ(*ReadFile(folder + "/notes.txt", 1 << 20), "mine");
+  EXPECT_TRUE(missing("helm/needle-4096-pq-0.02.jsonl"));
+  EXPECT_EQ(*ReadFile(folder + "/helm-notes.jsonl", 1 << 20), "mine");
 }
 
 TEST(PredictionLog, RequestsAreAnsweredInHelmsForm) {
@@ -155,21 +162,23 @@ TEST(PredictionLog, RequestsAreAnsweredInHelmsForm) {
   SampleResult r = Answered("h2o:ratio=0.2", 0, 1, 0);
   r.turns.pop_back();
   r.turns[0].stopped = true;
-  r.source.Set("prompt", "Summarize.").Set("max_tokens", 5);
+  r.source.Set("prompt", "Summarize.").Set("max_tokens", 5).Set("temperature", 0.0);
   ASSERT_OK((*log)->Add(r));
   r.key.ctx = 8192;  // the same request under other conditions
   r.turns[0].stopped = false;
   ASSERT_OK((*log)->Add(r));
   ASSERT_OK((*log)->Finish(Json::Array()));
   const auto line_of = [&](const char* name) {
-    return *Json::Parse(*ReadFile(dir.path() + "/" + name, 1 << 20));
+    const std::string text = *ReadFile(dir.path() + "/" + name, 1 << 20);
+    EXPECT_NE(text.find(R"("temperature":0.0})"), std::string::npos) << text;
+    return *Json::Parse(text);
   };
-  const Json line = line_of("helm-needle-4096-h2o_ratio_0.2-0.02.jsonl");
+  const Json line = line_of("helm/needle-4096-h2o_ratio_0.2-0.02.jsonl");
   EXPECT_EQ(line.Find("request")->Dump(), r.source.Dump());
   const Json& choice = line.Find("result")->Find("choices")->AsArray().front();
   EXPECT_EQ(choice.Find("text")->AsString(), " 42\n\"quoted\"");
   EXPECT_EQ(choice.Find("finish_reason")->AsString(), "stop");
-  const Json other = line_of("helm-needle-8192-h2o_ratio_0.2-0.02.jsonl");
+  const Json other = line_of("helm/needle-8192-h2o_ratio_0.2-0.02.jsonl");
   EXPECT_EQ(other.Find("result")->Find("choices")->AsArray().front().Find("finish_reason")->Dump(),
             "\"length\"");
 }
