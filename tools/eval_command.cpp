@@ -157,11 +157,11 @@ class EvalCommand : public Command {
       PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
       if (task == kPerplexity) {
         if (files_.empty()) return Status::InvalidArgument("task ppl needs -f FILE");
-      } else if (FindFileTask(spec.name) != nullptr) {
+      } else if (const FileTaskEntry* file_task = FindFileTask(spec.name); file_task != nullptr) {
         if (data_file_.empty()) {
           return Status::InvalidArgument("task " + spec.name + " needs --data-file FILE");
         }
-        PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(FindFileTask(spec.name)->parameters));
+        PQCACHE_RETURN_IF_ERROR(spec.CheckKnown(file_task->parameters));
         from_file = true;
       } else if (const auto generated = FindTask(task); !generated.ok()) {
         std::string known(kPerplexity);
@@ -267,8 +267,7 @@ class EvalCommand : public Command {
   Status RunTask(const std::string& task, int64_t ctx, const attention::Tokenizer& tokenizer,
                  EvalRunner* runner) {
     if (task == kPerplexity) return RunPerplexity(ctx, runner);
-    PQCACHE_ASSIGN_OR_RETURN(const SpecString spec, ParseSpec(task));
-    if (FindFileTask(spec.name) != nullptr) return RunFile(task, ctx, tokenizer, runner);
+    if (samples_.contains(task)) return RunFile(task, ctx, tokenizer, runner);
     return RunGenerated(task, ctx, tokenizer, runner);
   }
 
