@@ -60,11 +60,15 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
   ranked_ = overfetch_ > 1 || (usable && policy.sticky_nats());
   tokens_ = std::min(config.budget.TokensFor(head.tokens()), size());
   lists_.resize(per_query_ ? static_cast<size_t>(q) : 1);
+  nats_.assign(static_cast<size_t>(q), 0.0f);
   if (chosen) return TakeChosen(config, head);
   if (!usable) {
     lists_[0].resize(static_cast<size_t>(size()));
     std::iota(lists_[0].begin(), lists_[0].end(), 0);
     return;
+  }
+  if (scored_ && source == ScoreSource::kCodes && !policy.codes_only()) {
+    FindNats(head, queries, scale, correction);
   }
   if (scored_ && !scored_all_) return FindBest(head, queries, scale, q);
   SelectionRequest request;
@@ -78,11 +82,8 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
   }
   if (correction != nullptr) {
     // The mass of the candidates is more by so much, or, which is the same, the other is less.
-    const int group = correction->group();
     corrected_lse_.assign(always_lse.begin(), always_lse.end());
-    for (int i = 0; i < q; ++i) {
-      corrected_lse_[static_cast<size_t>(i)] -= correction->nats(i % group);
-    }
+    for (int i = 0; i < q; ++i) corrected_lse_[static_cast<size_t>(i)] -= nats(i);
     always_lse = corrected_lse_;
     request.least = kLeastByMass;
   }
@@ -90,6 +91,17 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
     request.scores = scored_ ? scores(static_cast<int>(list)) : nullptr;
     request.always_lse = always_lse.data() + list;
     policy.Select(request, &ThreadScratch().selection, &lists_[list]);
+  }
+}
+
+void CandidateChoice::FindNats(const HeadCache& head, const float* queries, float scale,
+                               const MassCorrection* correction) {
+  const HeadCodebook& codebook = head.codes()->codebook();
+  const int64_t dim = codebook.shape().dim;
+  for (int i = 0; i < std::ssize(nats_); ++i) {
+    float& nats = nats_[static_cast<size_t>(i)];
+    nats = codebook.ScoreNats(queries + i * dim, scale);
+    if (correction != nullptr) nats = correction->nats(i % correction->group(), nats);
   }
 }
 
@@ -116,7 +128,7 @@ void CandidateChoice::FindBest(const HeadCache& head, const float* queries, floa
   BestCodes& best = ThreadScratch().best;
   best.Select(*head.codes(), request, &lists_);
   unselected_lse_.clear();
-  for (int i = 0; i < q; ++i) unselected_lse_.push_back(best.unselected_lse(i));
+  for (int i = 0; i < q; ++i) unselected_lse_.push_back(best.unselected_lse(i) + nats(i));
 }
 
 void CandidateChoice::AddLast(const std::vector<std::vector<int64_t>>& selected) {

@@ -26,7 +26,7 @@ class CandidateChoice {
  public:
   // queries [Q, D], scale of their logits; always_lse [Q] of those that are attended anyway.
   // `correction` is what earlier steps of the head learnt about its scores, for a budget of mass;
-  // null: nothing.
+  // null: what the codebook says of them holds.
   void Choose(const HeadStepConfig& config, const HeadCache& head, const float* queries,
               float scale, std::span<const float> always_lse, const MassCorrection* correction);
 
@@ -53,12 +53,17 @@ class CandidateChoice {
   bool scored_all() const { return scored_all_; }
   float* scores(int query) { return scores_.data() + query * size(); }
   float& unselected_lse(int query) { return unselected_lse_[static_cast<size_t>(query)]; }
+  // What the query's scores lack: candidates have, together, e^nats times the mass that their
+  // scores say. unselected_lse has it already.
+  float nats(int query) const { return nats_[static_cast<size_t>(query)]; }
 
  private:
   bool CanFindBest(const HeadStepConfig& config, const HeadCache& head,
                    const KeyIndex* index) const;
   void FindBest(const HeadCache& head, const float* queries, float scale, int q);
   void TakeChosen(const HeadStepConfig& config, const HeadCache& head);
+  void FindNats(const HeadCache& head, const float* queries, float scale,
+                const MassCorrection* correction);
 
   Candidates candidates_;
   bool per_query_ = false, scored_ = false, scored_all_ = false, ranked_ = false;
@@ -66,6 +71,7 @@ class CandidateChoice {
   std::vector<std::vector<int64_t>> lists_;  // [1], or [Q]
   std::vector<float> scores_;                // [Q, N]
   std::vector<float> unselected_lse_;        // [Q]
+  std::vector<float> nats_;                  // [Q]
   std::vector<float> corrected_lse_;         // [Q], of what is attended anyway
 };
 

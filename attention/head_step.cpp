@@ -411,7 +411,7 @@ void HeadStep::KeepBest(HeadStats* stats) {
       }
       float* scores = choice_.scores(query);
       for (const int64_t t : found) scores[t] = -std::numeric_limits<float>::infinity();
-      rest_lse[i] = static_cast<float>(LogSumExp(scores, n));
+      rest_lse[i] = static_cast<float>(LogSumExp(scores, n)) + choice_.nats(query);
     }
     if (per_query) single.Reset(1, dim_);
     FindBonus(list, &bonus);
@@ -425,7 +425,7 @@ void HeadStep::KeepBest(HeadStats* stats) {
       const float* exact = ranking_.logits(list).data() + i * found.size();
       if (choice_.scored_all()) {
         float* scores = choice_.scores(query);
-        for (size_t c = 0; c < found.size(); ++c) scores[found[c]] = exact[c];
+        for (size_t c = 0; c < found.size(); ++c) scores[found[c]] = exact[c] - choice_.nats(query);
         continue;
       }
       left.assign(exact, exact + found.size());
@@ -471,8 +471,9 @@ void HeadStep::AddScoredTail(int g, HeadStats* stats) {
   const float max = MaxOf(weights, choice_.size());
   if (std::isinf(max)) return;  // nothing is left over
   const float sum = ExpInPlace(weights, choice_.size(), max);
+  float nats = choice_.nats(g);
+  if (correction_ != nullptr) nats = correction_->nats(g % correction_->group(), nats);
   // The weights are of exp(score - max).
-  const float nats = correction_ == nullptr ? 0.0f : correction_->nats(g % correction_->group());
   const float left = max + nats + std::log(sum);
   stats->missed_mass += Share(left, state_.Lse(g));
   if (config_.tail == TailMode::kDrop) return;

@@ -136,6 +136,9 @@ Status GpuKvCache::LoadCodebooks(const CodebookSet& set) {
     PQCACHE_ASSIGN_OR_RETURN(c.query_transform, place(l, [](const HeadCodebook& head) {
                                return head.query_transform();
                              }));
+    std::vector<float> residuals;
+    for (int h = 0; h < o.kv_heads; ++h) residuals.push_back(set.head(l, h).residual());
+    PQCACHE_ASSIGN_OR_RETURN(c.residuals, Place(residuals));
     codebooks_.push_back(c);
   }
   return Status::Ok();

@@ -44,6 +44,7 @@ struct GpuCodebooks {
   const float* half_norms = nullptr;       // [Hkv, M, K] half squared lengths
   const float* key_transform = nullptr;    // [Hkv, D, D], or null for the identity
   const float* query_transform = nullptr;  // likewise
+  const float* residuals = nullptr;        // [Hkv] HeadCodebook::residual()
   // PositionMean::averaged() of the heads [Hkv, D], or null: what keys are on average at their
   // place is taken off before they are coded.
   const float* position_means = nullptr;

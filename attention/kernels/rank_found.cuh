@@ -248,7 +248,7 @@ __device__ void StoreUnselected(const SelectTokensParams& p, const SearchArrays&
     // Rounding alone must not leave anything of candidates that are all selected.
     const bool rest = k < search.end - search.begin && share < 1;
     p.unselected_lse[list * ranks.queries + warp] =
-        rest ? s->lse[warp] + log1pf(-share) : -INFINITY;
+        rest ? s->lse[warp] + log1pf(-share) + search.nats[warp] : -INFINITY;
   }
 }
 

@@ -152,6 +152,18 @@ __device__ void TurnQueries(const TransformRows<kDim>& rows, bool identity, floa
   }
 }
 
+// HeadCodebook::ScoreNats of the list's queries, a warp for each.
+template <int kDim>
+__device__ void StoreNats(float residual, int queries, const Shared& s, Search* search) {
+  const int q = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (q >= queries) return;
+  float squares = 0;
+#pragma unroll
+  for (int d = lane; d < kDim; d += 32) squares += s.queries[q][d] * s.queries[q][d];
+  squares = JoinWarp(squares, Sum());
+  if (lane == 0) search->nats[q] = 0.5f * squares * residual / kDim;
+}
+
 // One step for all queries: the widest range of a sub-space over the largest entry.
 template <int kSubspaces, int kDim>
 __device__ void SetSteps(const SelectTokensParams& p, int head, int queries, Shared* s) {
@@ -358,6 +370,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   TransformRows<kDim> transform = {};
   const bool identity = p.codebooks.query_transform == nullptr;
   if (!identity) transform.Load(p.codebooks.query_transform + size_t(head) * kDim * kDim);
+  const float residual = p.codebooks.residuals[head];
   for (int i = threadIdx.x; i < kMaxSubspaces * kMaxQueries; i += kThreads) {
     (&s.low[0][0])[i] = ~0u;
     (&s.high[0][0])[i] = 0;
@@ -394,6 +407,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   }
   __syncthreads();
+  StoreNats<kDim>(residual, queries, s, &arrays.searches[list]);
   // Neighbouring threads have entries of one sub-space, so many as it has or as a warp has.
   constexpr int kTogether = kBits == 8 ? 32 : 16;
   ForEntries<Shape>(centroids, s, [&](int, int m, int q, float score) {

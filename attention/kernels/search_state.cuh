@@ -26,6 +26,7 @@ struct Search {
   float step;
   float base[kMaxQueries];
   float bound[kMaxQueries];      // of what the place of a page adds
+  float nats[kMaxQueries];       // HeadCodebook::ScoreNats
   int largest_sum[kMaxQueries];  // about the largest that there is: see Exponentials
   // worth = max over queries of sum + offset. Two queries of a word each: the first and third, the
   // second and fourth.

@@ -34,7 +34,7 @@ struct SelectTokensParams {
   void* workspace = nullptr;        // SelectWorkspaceBytes, zeros before the first call
   int32_t* positions = nullptr;     // [lists, max_selected] ascending positions
   int32_t* counts = nullptr;        // [lists] of them
-  float* unselected_lse = nullptr;  // [B, Hq] log-sum-exp of the scores of the others; may be null
+  float* unselected_lse = nullptr;  // [B, Hq] log of the others' mass, with ScoreNats; may be null
 };
 
 // lists = B * Hkv, or B * Hq if per_head. Of the parameters only shapes are read, and whether there

@@ -161,7 +161,8 @@ ScanTask BestCodes::TaskOf(const PqIndex& index, size_t tables) const {
       .position_steps = position_steps_[tables].empty() ? nullptr : position_steps_[tables].data()};
 }
 
-// Whole blocks only: those at the ends may hold rows outside of the range.
+// Whole blocks only: those at the ends may hold rows outside of the range. A sampled block is the
+// middle one of as many as it stands for: newer rows are attended to more.
 void BestCodes::TakeSample(const PqIndex& index, const BestCodesRequest& r) {
   const int64_t first = (r.begin + kScanBlockTokens - 1) / kScanBlockTokens;
   const int64_t blocks = r.end / kScanBlockTokens - first;
@@ -178,8 +179,8 @@ void BestCodes::TakeSample(const PqIndex& index, const BestCodesRequest& r) {
       const size_t q = g % kScanQueries;
       if (q == 0) {
         ScanTask task = TaskOf(index, g / kScanQueries);
-        task.block = first + i * blocks / sampled;
         task.stride = blocks / sampled;
+        task.block = first + i * blocks / sampled + task.stride / 2;
         task.count = kScanBlocks;
         ScanBlocks(task, sums);
       }

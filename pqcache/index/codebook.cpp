@@ -293,6 +293,16 @@ HeadCodebook::ScoreError HeadCodebook::ScoreErrorOf(const float* query) const {
           static_cast<float>(kRounding * of_mean)};
 }
 
+float HeadCodebook::ScoreNats(const float* query, float scale) const {
+  if (parts_.residual == 0) return 0;
+  const int dim = parts_.shape.dim;
+  thread_local std::vector<float> rotated;
+  rotated.resize(static_cast<size_t>(dim));
+  Transform(parts_.query_transform, dim, query, rotated.data());
+  const double length = scale * Length(rotated.data(), dim);
+  return static_cast<float>(0.5 * length * length * parts_.residual / dim);
+}
+
 void HeadCodebook::Decode(int64_t first, int64_t n, const uint8_t* codes, float* keys) const {
   const PqShape& s = parts_.shape;
   const int sub = s.sub_dim();

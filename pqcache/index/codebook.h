@@ -91,6 +91,11 @@ class HeadCodebook {
     float slope = 0, rounding = 0;
   };
   ScoreError ScoreErrorOf(const float* query) const;
+  // By how many nats the mean exponential of a query's [D] logits, of keys that share a code, is
+  // more than the exponential of their score, scale * <q, code>: half the variance of the logits
+  // where residuals are spread evenly over the channels and as far as residual() says. 0 where that
+  // is not known.
+  float ScoreNats(const float* query, float scale) const;
   // keys [N, D] of codes [N, M] at those positions: A^-1 applied to the centroids, plus the mean.
   void Decode(int64_t first, int64_t n, const uint8_t* codes, float* keys) const;
   // tables [G, M, K]: inner products of the transformed queries [G, D] with every centroid, times

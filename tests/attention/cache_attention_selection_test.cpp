@@ -52,7 +52,9 @@ HeadStats ExpectOracle(const Layers& layers, const RigOptions& options, int64_t 
   const size_t least = options.policy == "pq" ? 32 : 0;
   double selected = 0;
   for (int h = 0; h < s.kv_heads; ++h) {
-    const StepOracle oracle{attended, scored, t, h, split};
+    const HeadCodebook* codebook =
+        options.policy == "pq" ? &options.codebooks->head(0, h) : nullptr;
+    const StepOracle oracle{attended, scored, t, h, split, codebook};
     for (int g = 0; g < s.group(); ++g) {
       const std::vector<int> heads =
           options.attention.per_head ? std::vector<int>{g} : oracle.AllHeads();
@@ -87,7 +89,7 @@ void ExpectOracleForAll(SelectionBudget budget, TailMode tail, int64_t sliding_w
         options.attention.tail = tail;
         options.attention.sliding_window = sliding_window;
         // Few centroids, so that many tokens have equal codes and equal scores.
-        options.codebooks = testing::RandomCodebooks(layers, "2x4");
+        options.codebooks = testing::WithResiduals(*testing::RandomCodebooks(layers, "2x4"), 20);
         SCOPED_TRACE(std::string(policy) + " group " + std::to_string(group) +
                      (per_head ? " per head" : ""));
         ExpectOracle(layers, options, 199);
@@ -115,14 +117,14 @@ TEST(CacheAttentionSelection, OfManyTokensTheRestJoinsWithOneMeanValueAndLikeThe
     RigOptions options = SmallSplit("pq", {.tokens = k});
     options.attention.per_head = per_head;
     options.attention.tail = TailMode::kEstimate;
-    options.codebooks = testing::RandomCodebooks(layers, "8x8");
+    options.codebooks = testing::WithResiduals(*testing::RandomCodebooks(layers, "8x8"), 20);
     Rig rig(&layers, options);
     rig.Prefill(0, t);
     const std::vector<float> out = rig.Decode(t);
     const Split split = rig.SplitAt(t);
     const Sequence scored =
         testing::WithDecodedKeys(s, *options.codebooks, 0, split.begin, split.end);
-    const StepOracle oracle{s, scored, t, 0, split};
+    const StepOracle oracle{s, scored, t, 0, split, &options.codebooks->head(0, 0)};
     std::vector<double> mean(static_cast<size_t>(s.dim), 0.0);
     for (int64_t i = split.begin; i < split.end; ++i) {
       for (int d = 0; d < s.dim; ++d) {
@@ -165,14 +167,14 @@ TEST(CacheAttentionSelection, OfManyTokensItFindsTheBestWithoutScoringAll) {
   for (const bool per_head : {false, true}) {
     RigOptions options = SmallSplit("pq", {.tokens = k});
     options.attention.per_head = per_head;
-    options.codebooks = testing::RandomCodebooks(layers, "8x8");
+    options.codebooks = testing::WithResiduals(*testing::RandomCodebooks(layers, "8x8"), 20);
     Rig rig(&layers, options);
     rig.Prefill(0, t);
     const std::vector<float> out = rig.Decode(t);
     const Split split = rig.SplitAt(t);
     const Sequence scored =
         testing::WithDecodedKeys(s, *options.codebooks, 0, split.begin, split.end);
-    const StepOracle oracle{s, scored, t, 0, split};
+    const StepOracle oracle{s, scored, t, 0, split, &options.codebooks->head(0, 0)};
     double missed = 0;
     for (int g = 0; g < s.group(); ++g) {
       const std::vector<int64_t> chosen =

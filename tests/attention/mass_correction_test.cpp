@@ -18,14 +18,14 @@ using namespace pqcache::testing;
 
 TEST(MassCorrection, IsOfTheMassOfItsStepsTheNewestCountingMost) {
   MassCorrection correction(2);
-  EXPECT_EQ(correction.nats(0), 0);
+  EXPECT_EQ(correction.nats(0, 0), 0);
   correction.Observe(0, 0.3, 0.2);
-  EXPECT_FLOAT_EQ(correction.nats(0), std::log(1.5f));
-  EXPECT_EQ(correction.nats(1), 0);
+  EXPECT_FLOAT_EQ(correction.nats(0, 0), std::log(1.5f));
+  EXPECT_EQ(correction.nats(1, 0), 0);
   correction.Observe(0, 0.1, 0.4);
-  EXPECT_FLOAT_EQ(correction.nats(0), static_cast<float>(std::log(0.355 / 0.57)));
+  EXPECT_FLOAT_EQ(correction.nats(0, 0), static_cast<float>(std::log(0.355 / 0.57)));
   for (int i = 0; i < 200; ++i) correction.Observe(0, 0.5, 0.25);
-  EXPECT_FLOAT_EQ(correction.nats(0), std::log(2.0f));
+  EXPECT_FLOAT_EQ(correction.nats(0, 0), std::log(2.0f));
 }
 
 // Random keys, and scores that differ from their logits.
@@ -128,8 +128,8 @@ TEST(MassSample, OfAListForAllQueries) {
     for (const int g : {0, 1}) w.Observe({g, g + 2, g + 4}, list, w.Last(list, 0, 6), &expected);
   }
   for (int g = 0; g < 2; ++g) {
-    EXPECT_NEAR(correction.nats(g), expected.nats(g), 1e-4) << g;
-    EXPECT_GT(std::abs(expected.nats(g)), 0.05);
+    EXPECT_NEAR(correction.nats(g, 0), expected.nats(g, 0), 1e-4) << g;
+    EXPECT_GT(std::abs(expected.nats(g, 0)), 0.05);
   }
 }
 
@@ -141,7 +141,7 @@ TEST(MassSample, OfAListForEachQuery) {
   for (int q = 0; q < 3; ++q) {
     const std::vector<int64_t>& list = lists[static_cast<size_t>(q)];
     w.Observe({q}, list, w.Last(list, q, 1), &expected);
-    EXPECT_NEAR(correction.nats(q), expected.nats(q), 1e-4) << q;
+    EXPECT_NEAR(correction.nats(q, 0), expected.nats(q, 0), 1e-4) << q;
   }
 }
 
@@ -152,7 +152,7 @@ TEST(MassSample, NoTokenHasMoreThanAllOfTheMass) {
   MassCorrection correction(1);
   Sample(w, {{7}}, &correction);
   const double known = std::exp(double{w.always[0]}) + std::exp(double{w.Score(0)[7]});
-  EXPECT_NEAR(correction.nats(0), std::log(known) - w.Score(0)[7], 1e-4);
+  EXPECT_NEAR(correction.nats(0, 0), std::log(known) - w.Score(0)[7], 1e-4);
 }
 
 TEST(MassSample, OfNothingLearnsNothing) {
@@ -160,8 +160,8 @@ TEST(MassSample, OfNothingLearnsNothing) {
   MassCorrection correction(2);
   Sample(w, {{}}, &correction);
   Sample(w, {{}, {}}, &correction);
-  EXPECT_EQ(correction.nats(0), 0);
-  EXPECT_EQ(correction.nats(1), 0);
+  EXPECT_EQ(correction.nats(0, 0), 0);
+  EXPECT_EQ(correction.nats(1, 0), 0);
 }
 
 // Centroids become the means of the keys that they stand for, as training makes them.
@@ -236,7 +236,7 @@ struct CoarseRig {
     rig = std::make_unique<Rig>(&layers, options);
     rig->Prefill(0, 940);
   }
-  float nats(int g) const { return rig->attention().memory()[0].correction.nats(g); }
+  float nats(int g) const { return rig->attention().memory()[0].correction.nats(g, 0); }
   Sequence Scored(const Split& split) const {
     return WithDecodedKeys(layers[0], *options.codebooks, 0, split.begin, split.end);
   }

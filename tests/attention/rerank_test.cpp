@@ -2,11 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/attention_fixture.h"
 #include "tests/support/forwarding_store.h"
+#include "tests/support/selection_oracle.h"
 #include "tests/support/status_matchers.h"
 
 namespace pqcache::attention {
@@ -35,7 +39,7 @@ class Rerank : public ::testing::TestWithParam<Case> {
     options.attention.per_head = c.per_head;
     options.attention.tail = c.tail;
     options.attention.shadow_every = 1;
-    options.codebooks = RandomCodebooks(layers, "4x4");
+    options.codebooks = WithResiduals(*RandomCodebooks(layers, "4x4"), 20);
     ForwardingStore away;
     if (c.away) options.store = &away;
     Rig rig(&layers, options);
@@ -86,6 +90,41 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"tail_per_head", 500, 2, true, TailMode::kEstimate, true}),
     [](const auto& test) { return test.param.name; });
 
+// Found candidates rank by their exact share of a query head's mass, of which what was not found is
+// estimated with what its scores lack.
+TEST(RerankTogether, TheMassOfWhatIsNotFoundCounts) {
+  const Layers layers = {RandomSequence(5, 500, 4, 1, 32)};
+  const Sequence& s = layers[0];
+  const int64_t t = 499;
+  const size_t k = 20;
+  RigOptions options = SmallSplit("pq:rerank=2", {.tokens = k});
+  options.codebooks = WithResiduals(*RandomCodebooks(layers, "4x4"), 200);
+  Rig rig(&layers, options);
+  rig.Prefill(0, t);
+  const std::vector<float> out = rig.Decode(t);
+  const Split split = rig.SplitAt(t);
+  const Sequence scored = WithDecodedKeys(s, *options.codebooks, 0, split.begin, split.end);
+  const StepOracle oracle{s, scored, t, 0, split, &options.codebooks->head(0, 0)};
+  const std::vector<int64_t> found = oracle.Best(oracle.AllHeads(), 2 * k);
+  std::vector<std::pair<double, int64_t>> ranked;  // negative, so that the best comes first
+  for (const int64_t token : found) ranked.emplace_back(0.0, token);
+  for (int g = 0; g < s.group(); ++g) {
+    const auto [attended, left] = oracle.MassesOf(g, found);
+    const double candidates = attended - oracle.AlwaysMass(g) + left;
+    for (auto& [share, token] : ranked) {
+      share = std::min(share, -std::exp(oracle.Logit(s, g, token)) / candidates);
+    }
+  }
+  std::sort(ranked.begin(), ranked.end());
+  std::vector<int64_t> chosen;
+  for (size_t i = 0; i < k; ++i) chosen.push_back(ranked[i].second);
+  for (int g = 0; g < s.group(); ++g) {
+    const auto first = out.begin() + g * s.dim;
+    const std::vector<float> of_head(first, first + s.dim);
+    EXPECT_LT(MaxDifference(of_head, oracle.Attend(g, chosen)), 1e-5) << g;
+  }
+}
+
 // A cache of 1,000 tokens whose codebook says that keys lie `residual` times as far from their
 // codes as they do.
 std::vector<float> StepWithResidual(const Layers& layers, double residual, bool widen,
@@ -114,7 +153,8 @@ TEST(WidenMisfit, RanksByExactKeysWhereTheCodebookDoesNotFit) {
   const Layers layers = {RandomSequence(3, 1000, 2, 1, 32)};
   HeadStats stats, expected;
   const std::vector<float> plain = StepWithResidual(layers, 1, false, "pq", &expected);
-  const std::vector<float> reranked = StepWithResidual(layers, 1, false, "pq:rerank=4", &expected);
+  const std::vector<float> reranked =
+      StepWithResidual(layers, 0.5, false, "pq:rerank=4", &expected);
   EXPECT_EQ(StepWithResidual(layers, 1, true, "pq", &stats), plain);  // it fits
   EXPECT_EQ(stats.ranked, 0);
   EXPECT_EQ(StepWithResidual(layers, 0.5, true, "pq", &stats), reranked);
@@ -123,7 +163,7 @@ TEST(WidenMisfit, RanksByExactKeysWhereTheCodebookDoesNotFit) {
   EXPECT_EQ(StepWithResidual(layers, 0.5, false, "pq", &stats), plain);
   // What over-fetches more already, or has no codes to mistrust, stays as it is.
   EXPECT_EQ(StepWithResidual(layers, 0.5, true, "pq:rerank=8", &stats),
-            StepWithResidual(layers, 1, true, "pq:rerank=8", &expected));
+            StepWithResidual(layers, 0.5, false, "pq:rerank=8", &expected));
   EXPECT_EQ(stats.ranked, 8 * 30);
   EXPECT_EQ(StepWithResidual(layers, 0.5, true, "flat", &stats),
             StepWithResidual(layers, 1, false, "flat", &expected));

@@ -125,6 +125,13 @@ inline std::shared_ptr<const CodebookSet> RandomCodebooks(const std::vector<Sequ
   return set;
 }
 
+// The same codebooks, said to have these residuals.
+inline std::shared_ptr<const CodebookSet> WithResiduals(const CodebookSet& set, float residual) {
+  auto with = std::make_shared<CodebookSet>(set);
+  for (HeadCodebook& head : with->heads) head = head.WithResidual(residual).value();
+  return with;
+}
+
 // The sequence with keys [begin, end) replaced by what the codes of `layer` keep of them.
 inline Sequence WithDecodedKeys(Sequence s, const CodebookSet& codebooks, int layer, int64_t begin,
                                 int64_t end) {

@@ -14,13 +14,14 @@
 namespace pqcache::testing {
 
 // A decode step at token t of one KV head. `scored` has the keys that candidates are scored by
-// (`exact` itself, or decoded codes).
+// (`exact` itself, or decoded codes), `codebook` those whose residual says what scores lack.
 struct StepOracle {
   const Sequence& exact;
   const Sequence& scored;
   int64_t t;
   int kv_head;
   Split split;
+  const HeadCodebook* codebook = nullptr;
 
   int group() const { return exact.group(); }
   // Logit of head g of the group with the token's key in s.
@@ -30,6 +31,11 @@ struct StepOracle {
     double dot = 0;
     for (int d = 0; d < s.dim; ++d) dot += double{query[d]} * key[d];
     return dot / std::sqrt(static_cast<double>(s.dim));
+  }
+
+  // Mass of a candidate by its score.
+  double ScoredMass(int g, int64_t token) const {
+    return std::exp(Logit(scored, g, token) + Nats(g));
   }
 
   // exp of the logits of head g, summed over tokens that are always attended or over candidates.
@@ -42,7 +48,7 @@ struct StepOracle {
   }
   double CandidateMass(int g) const {
     double sum = 0;
-    for (int64_t i = split.begin; i < split.end; ++i) sum += std::exp(Logit(scored, g, i));
+    for (int64_t i = split.begin; i < split.end; ++i) sum += ScoredMass(g, i);
     return sum;
   }
 
@@ -53,7 +59,7 @@ struct StepOracle {
   Masses MassesOf(int g, const std::vector<int64_t>& chosen) const {
     Masses masses{AlwaysMass(g), CandidateMass(g)};
     for (const int64_t i : chosen) {
-      masses.left -= std::exp(Logit(scored, g, i));
+      masses.left -= ScoredMass(g, i);
       masses.attended += std::exp(Logit(exact, g, i));
     }
     return masses;
@@ -69,7 +75,7 @@ struct StepOracle {
     for (const int64_t token : order) {
       for (size_t i = 0; i < heads.size(); ++i) {
         double& best = share[static_cast<size_t>(token)];
-        best = std::max(best, std::exp(Logit(scored, heads[i], token)) / masses[i]);
+        best = std::max(best, ScoredMass(heads[i], token) / masses[i]);
       }
     }
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
@@ -98,7 +104,7 @@ struct StepOracle {
     for (const int g : heads) {
       const double total = AlwaysMass(g) + CandidateMass(g);
       reached += AlwaysMass(g) / total;
-      for (auto& [share, token] : shares) share -= std::exp(Logit(scored, g, token)) / total;
+      for (auto& [share, token] : shares) share -= ScoredMass(g, token) / total;
     }
     std::sort(shares.begin(), shares.end());
     std::vector<int64_t> taken;
@@ -143,7 +149,7 @@ struct StepOracle {
     double sum = 0;
     for (int64_t i = split.visible; i <= t; ++i) {
       const bool kept = keep[static_cast<size_t>(i)];
-      const double weight = std::exp(Logit(kept ? exact : scored, g, i));
+      const double weight = kept ? std::exp(Logit(exact, g, i)) : ScoredMass(g, i);
       sum += weight;
       const int64_t page = i / page_tokens;
       const int64_t first = kept ? i : std::max<int64_t>(n_sink, page * page_tokens);
@@ -161,6 +167,22 @@ struct StepOracle {
   }
 
  private:
+  // HeadCodebook::ScoreNats of head g.
+  double Nats(int g) const {
+    if (codebook == nullptr) return 0;
+    const float* query = exact.query(t, kv_head * group() + g);
+    const std::span<const float> transform = codebook->query_transform();
+    double squares = 0;
+    for (int i = 0; i < exact.dim; ++i) {
+      double x = query[i];
+      if (!transform.empty()) {
+        x = std::inner_product(query, query + exact.dim, transform.data() + i * exact.dim, 0.0);
+      }
+      squares += x * x;
+    }
+    return 0.5 * squares / exact.dim * codebook->residual() / exact.dim;
+  }
+
   std::vector<double> AttendKept(int g, const std::vector<bool>& keep) const {
     const auto all = ExactHead(exact, t, kv_head, keep);
     const auto first = all.begin() + static_cast<int64_t>(g) * exact.dim;

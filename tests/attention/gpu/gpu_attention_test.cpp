@@ -116,6 +116,7 @@ class SlowSelection {
       }
       lse[q] = std::log(total);
       base_.push_back(base[q]);
+      nats_.push_back(codebook.ScoreNats(world.query(b, h * g + q), Scale(world)));
     }
     double origin = base[0] - lse[0];
     for (int q = 1; q < g; ++q) origin = std::min(origin, base[q] - lse[q]);
@@ -131,7 +132,7 @@ class SlowSelection {
   }
 
   double step() const { return step_; }
-  // Log-sum-exp of query q's scores of the candidates that the list lacks.
+  // Of the candidates that the list lacks, by query q's scores and what they lack.
   double UnselectedLse(int q, const std::vector<int32_t>& list) const {
     const std::set<int32_t> chosen(list.begin(), list.end());
     double total = 0;
@@ -139,7 +140,7 @@ class SlowSelection {
       if (chosen.contains(static_cast<int32_t>(begin_ + static_cast<int64_t>(i)))) continue;
       total += std::exp(base_[static_cast<size_t>(q)] + step_ * sums_[static_cast<size_t>(q)][i]);
     }
-    return std::log(total);
+    return std::log(total) + nats_[static_cast<size_t>(q)];
   }
 
   // Differences of a step come from the rounding of a log-sum-exp in float, or of what a page adds.
@@ -166,7 +167,7 @@ class SlowSelection {
  private:
   const GpuWorld& world_;
   int64_t begin_ = 0, end_ = 0;
-  std::vector<double> ranks_, base_;
+  std::vector<double> ranks_, base_, nats_;
   double step_ = 0;
   std::vector<std::vector<int>> sums_;
 };

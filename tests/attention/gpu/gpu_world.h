@@ -77,6 +77,7 @@ class GpuWorld {
     for (int i = 0; i < shape.layers * shape.kv_heads; ++i) {
       const uint64_t seed = 10 + static_cast<uint64_t>(i);
       HeadCodebook::Parts parts = RandomParts(shape.pq, shape.rotated, seed);
+      parts.residual = static_cast<float>(dim + i);  // some nats
       if (shape.means) {
         parts.position_mean = RandomPositionMean(dim, dim / 2, seed, shape.mean_length);
       }

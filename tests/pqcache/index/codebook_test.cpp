@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <string_view>
 #include <vector>
 
@@ -197,6 +198,29 @@ TEST(HeadCodebook, ScoreErrorStaysWithinItsBound) {
       }
       EXPECT_LE(std::abs(error), bound) << s.Name();
     }
+  }
+}
+
+// Against keys that lie around their code as far as the residual says.
+TEST(HeadCodebook, ScoreNatsAreWhatTheMeanExponentialGainsOverThatOfTheScore) {
+  const int64_t n = 20000;
+  for (const auto& c : kCases) {
+    const int dim = c.shape.dim;
+    const float residual = 0.8f * static_cast<float>(dim),
+                scale = 1 / std::sqrt(static_cast<float>(dim));
+    const HeadCodebook unknown = RandomCodebook(c.shape, c.rotated, 15);
+    const HeadCodebook codebook = unknown.WithResidual(residual).value();
+    const std::vector<float> query = RandomNormals(dim, 16);
+    const std::vector<double> q = TransformInDouble(codebook.query_transform(), dim, query.data());
+    const std::vector<float> away = RandomNormals(n * dim, 17, std::sqrt(0.8f));
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      sum += std::exp(scale * std::inner_product(q.begin(), q.end(), away.begin() + i * dim, 0.0));
+    }
+    const float nats = codebook.ScoreNats(query.data(), scale);
+    EXPECT_GT(nats, 0.1f);
+    EXPECT_NEAR(nats, std::log(sum / static_cast<double>(n)), 0.1 * nats) << c.shape.Name();
+    EXPECT_EQ(unknown.ScoreNats(query.data(), scale), 0);
   }
 }
 
