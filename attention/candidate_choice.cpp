@@ -80,13 +80,13 @@ void CandidateChoice::Choose(const HeadStepConfig& config, const HeadCache& head
     scores_.resize(static_cast<size_t>(q * size()));
     index->Score(q, queries, scale, begin(), end(), scores_.data());
   }
-  if (correction != nullptr) {
+  if (request.mass > 0) {
     // The mass of the candidates is more by so much, or, which is the same, the other is less.
     corrected_lse_.assign(always_lse.begin(), always_lse.end());
     for (int i = 0; i < q; ++i) corrected_lse_[static_cast<size_t>(i)] -= nats(i);
     always_lse = corrected_lse_;
-    request.least = kLeastByMass;
   }
+  if (correction != nullptr) request.least = kLeastByMass;
   for (size_t list = 0; list < lists_.size(); ++list) {
     request.scores = scored_ ? scores(static_cast<int>(list)) : nullptr;
     request.always_lse = always_lse.data() + list;

@@ -49,12 +49,12 @@ class CandidateChoice {
   // Scores come from an index; false: there are none, and nothing is known of the rest.
   bool scored() const { return scored_; }
   // True: scores(query) [N] are there for the caller to use and to change; false: only
-  // unselected_lse is, the log-sum-exp of the scores of what the query's list lacks.
+  // unselected_lse is, the logarithm of the mass of what the query's list lacks.
   bool scored_all() const { return scored_all_; }
   float* scores(int query) { return scores_.data() + query * size(); }
   float& unselected_lse(int query) { return unselected_lse_[static_cast<size_t>(query)]; }
-  // What the query's scores lack: candidates have, together, e^nats times the mass that their
-  // scores say. unselected_lse has it already.
+  // Candidates have, together, e^nats times the mass that the query's scores say; unselected_lse is
+  // of that mass.
   float nats(int query) const { return nats_[static_cast<size_t>(query)]; }
 
  private:

@@ -425,6 +425,7 @@ void HeadStep::KeepBest(HeadStats* stats) {
       const float* exact = ranking_.logits(list).data() + i * found.size();
       if (choice_.scored_all()) {
         float* scores = choice_.scores(query);
+        // AddScoredTail adds nats to all of them.
         for (size_t c = 0; c < found.size(); ++c) scores[found[c]] = exact[c] - choice_.nats(query);
         continue;
       }
@@ -471,7 +472,7 @@ void HeadStep::AddScoredTail(int g, HeadStats* stats) {
   const float max = MaxOf(weights, choice_.size());
   if (std::isinf(max)) return;  // nothing is left over
   const float sum = ExpInPlace(weights, choice_.size(), max);
-  float nats = choice_.nats(g);
+  float nats = choice_.nats(g);  // and what this step has learnt since
   if (correction_ != nullptr) nats = correction_->nats(g % correction_->group(), nats);
   // The weights are of exp(score - max).
   const float left = max + nats + std::log(sum);

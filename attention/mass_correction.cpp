@@ -13,9 +13,9 @@ constexpr size_t kSampledPart = 4;  // one in so many
 
 }  // namespace
 
-float MassCorrection::nats(int g, float unknown) const {
+float MassCorrection::nats(int g, float prior) const {
   const Masses& m = masses_[static_cast<size_t>(g)];
-  return m.exact > 0 && m.coded > 0 ? static_cast<float>(std::log(m.exact / m.coded)) : unknown;
+  return m.exact > 0 && m.coded > 0 ? static_cast<float>(std::log(m.exact / m.coded)) : prior;
 }
 
 void MassCorrection::Observe(int g, double exact, double coded) {

@@ -21,9 +21,9 @@ class MassCorrection {
  public:
   explicit MassCorrection(int group) : masses_(static_cast<size_t>(group)) {}
   int group() const { return static_cast<int>(masses_.size()); }  // G
-  // What to add to the logarithm of a mass by codes, of query head g; `unknown` before the first
-  // step.
-  float nats(int g, float unknown) const;
+  // What to add to the logarithm of a mass by codes, of query head g; before the first step
+  // `prior`.
+  float nats(int g, float prior) const;
   // One step found tokens of this share of its mass, and of that by their codes, summed over its
   // tokens. Each step counts 15 % less than the next.
   void Observe(int g, double exact, double coded);

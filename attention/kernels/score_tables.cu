@@ -4,7 +4,8 @@
 // the rounding of their bounds), scores a sample of the candidates in runs of 32 neighbours and
 // takes from it the worth above which enough candidates will be found. Reads the transform, the
 // centroids twice (the second time from cache), the sampled codes and, with position means, 16
-// bytes a pair of channels for every page; writes tables, thresholds and what pages add to scores.
+// bytes a pair of channels for every page; writes tables, thresholds, ScoreNats and what pages add
+// to scores.
 
 #include <cuda_runtime.h>
 

@@ -25,7 +25,7 @@ struct SparseDecodeParams {
   int max_selected = 0;
   void* workspace = nullptr;  // SparseDecodeWorkspaceBytes, zeros before the first call
   float* out = nullptr;       // [B, Hq, D]
-  // [B, Hq], both or neither null: log-sum-exp of the scores that are not attended, and what their
+  // [B, Hq], both or neither null: log of the mass that is not attended, and what their
   // estimated share of the attention mass is added to.
   const float* unselected_lse = nullptr;
   float* missed_mass = nullptr;

@@ -161,8 +161,9 @@ ScanTask BestCodes::TaskOf(const PqIndex& index, size_t tables) const {
       .position_steps = position_steps_[tables].empty() ? nullptr : position_steps_[tables].data()};
 }
 
-// Whole blocks only: those at the ends may hold rows outside of the range. A sampled block is the
-// middle one of as many as it stands for: newer rows are attended to more.
+// Whole blocks only: those at the ends may hold rows outside of the range. The blocks of a scan lie
+// in the middle of those that they stand for: newer rows are attended to more, and with the older
+// ones of each part what is left would seem to weigh less than it does.
 void BestCodes::TakeSample(const PqIndex& index, const BestCodesRequest& r) {
   const int64_t first = (r.begin + kScanBlockTokens - 1) / kScanBlockTokens;
   const int64_t blocks = r.end / kScanBlockTokens - first;
@@ -180,7 +181,8 @@ void BestCodes::TakeSample(const PqIndex& index, const BestCodesRequest& r) {
       if (q == 0) {
         ScanTask task = TaskOf(index, g / kScanQueries);
         task.stride = blocks / sampled;
-        task.block = first + i * blocks / sampled + task.stride / 2;
+        const int64_t twice_middle = (2 * i + kScanBlocks) * blocks / sampled;
+        task.block = first + (twice_middle - (kScanBlocks - 1) * task.stride) / 2;
         task.count = kScanBlocks;
         ScanBlocks(task, sums);
       }

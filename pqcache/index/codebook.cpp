@@ -284,23 +284,23 @@ void HeadCodebook::Distances(int64_t first, int64_t n, const float* keys, const 
 }
 
 HeadCodebook::ScoreError HeadCodebook::ScoreErrorOf(const float* query) const {
-  const int dim = parts_.shape.dim;
-  std::vector<float> rotated(static_cast<size_t>(dim));
-  Transform(parts_.query_transform, dim, query, rotated.data());
   const std::span<const float> mean = parts_.position_mean.mean();
-  const double of_mean = Length(mean.data(), std::ssize(mean)) * Length(query, dim);
-  return {static_cast<float>((1 + kRounding) * Length(rotated.data(), dim)),
+  const double of_mean = Length(mean.data(), std::ssize(mean)) * Length(query, parts_.shape.dim);
+  return {static_cast<float>((1 + kRounding) * RotatedLength(query)),
           static_cast<float>(kRounding * of_mean)};
 }
 
 float HeadCodebook::ScoreNats(const float* query, float scale) const {
   if (parts_.residual == 0) return 0;
-  const int dim = parts_.shape.dim;
+  const double length = scale * RotatedLength(query);
+  return static_cast<float>(0.5 * length * length * parts_.residual / parts_.shape.dim);
+}
+
+double HeadCodebook::RotatedLength(const float* query) const {
   thread_local std::vector<float> rotated;
-  rotated.resize(static_cast<size_t>(dim));
-  Transform(parts_.query_transform, dim, query, rotated.data());
-  const double length = scale * Length(rotated.data(), dim);
-  return static_cast<float>(0.5 * length * length * parts_.residual / dim);
+  rotated.resize(static_cast<size_t>(parts_.shape.dim));
+  Transform(parts_.query_transform, parts_.shape.dim, query, rotated.data());
+  return Length(rotated.data(), parts_.shape.dim);
 }
 
 void HeadCodebook::Decode(int64_t first, int64_t n, const uint8_t* codes, float* keys) const {

@@ -57,8 +57,8 @@ class HeadCodebook {
     std::vector<float> query_transform = {};  // B [D, D], or empty for the identity
     PositionMean position_mean = {};          // of D channels, or empty
     // Mean squared distance of keys like those it was trained on, better of none of them, to what
-    // their codes say, in the rotated space; 0: not known. Keys that lie much farther away are not
-    // what it was made for.
+    // their codes say, in the rotated space; 0: not known. ScoreNats goes by it, and keys that lie
+    // much farther away are not what the codebook was made for.
     float residual = 0;
   };
 
@@ -92,9 +92,9 @@ class HeadCodebook {
   };
   ScoreError ScoreErrorOf(const float* query) const;
   // By how many nats the mean exponential of a query's [D] logits, of keys that share a code, is
-  // more than the exponential of their score, scale * <q, code>: half the variance of the logits
-  // where residuals are spread evenly over the channels and as far as residual() says. 0 where that
-  // is not known.
+  // more than the exponential of their score times `scale`: half the variance of the logits, if
+  // residuals are normal, as long as residual() says and as large in one channel as in another. 0
+  // where it is not known.
   float ScoreNats(const float* query, float scale) const;
   // keys [N, D] of codes [N, M] at those positions: A^-1 applied to the centroids, plus the mean.
   void Decode(int64_t first, int64_t n, const uint8_t* codes, float* keys) const;
@@ -107,6 +107,7 @@ class HeadCodebook {
   class Remainder;
   void EncodeBlock(int64_t first, const float* keys, Remainder* remainder, uint8_t* codes,
                    double* residuals) const;
+  double RotatedLength(const float* query) const;  // |B q|
   double SquaredDistance(int subspace, int centroid, const float* point, int64_t stride) const;
   Parts parts_;
   std::vector<float> transposed_;  // [M, D/M, K] the centroids once more, for loops over K

@@ -6,9 +6,9 @@ namespace pqcache {
 
 enum class TailMode {
   kDrop,  // unselected tokens are ignored
-  // They join with their mass by the codes. Of it kTailLikeChosen has the values of the selected
-  // tokens, as attention to those alone mixes them; the rest has mean values: of the tokens around
-  // each, or, of many candidates, which are not scored one by one, of all.
+  // They join with their mass by the codes and ScoreNats. Of it kTailLikeChosen has the values of
+  // the selected tokens, as attention to those alone mixes them; the rest has mean values: of the
+  // tokens around each, or, of many candidates, which are not scored one by one, of all.
   kEstimate,
 };
 

@@ -198,8 +198,7 @@ std::vector<int64_t> BestTogether(const std::vector<StepOracle>& tokens, int64_t
     double best = 0;
     for (const StepOracle& oracle : tokens) {
       for (int g = 0; g < oracle.group(); ++g) {
-        best =
-            std::max(best, std::exp(oracle.Logit(oracle.scored, g, i)) / oracle.CandidateMass(g));
+        best = std::max(best, oracle.ScoredMass(g, i) / oracle.CandidateMass(g));
       }
     }
     shares.emplace_back(-best, i);
@@ -248,22 +247,31 @@ TEST(CacheAttentionSelection, TokensOfAStepSelectTogetherAndAttendCausally) {
 TEST(CacheAttentionSelection, TheTailJoinsForEveryTokenOfAStep) {
   const Layers layers = {RandomSequence(9, 156, 4, 2, 32)};
   const Sequence& s = layers[0];
-  RigOptions options = SmallSplit("flat", {.tokens = 9});
-  options.attention.tail = TailMode::kEstimate;
-  Rig rig(&layers, options);
-  rig.Prefill(0, 150);
-  const std::vector<float> out = rig.DecodeTogether(150, 156);
-  for (int h = 0; h < s.kv_heads; ++h) {
-    std::vector<StepOracle> oracles;
-    for (int64_t t = 150; t < 156; ++t) oracles.push_back({s, s, t, h, rig.SplitAt(155)});
-    const std::vector<int64_t> chosen = BestTogether(oracles, 9);
-    for (const StepOracle& oracle : oracles) {
-      for (int g = 0; g < s.group(); ++g) {
-        const auto row = static_cast<int>(oracle.t - 150) * s.heads;
-        EXPECT_LT(MaxDifference(
-                      HeadOf(out, s, row + h * s.group() + g),
-                      oracle.AttendWithTail(g, chosen, options.cache.n_sink, kValueBlockTokens)),
-                  1e-5);
+  for (const char* policy : {"flat", "pq"}) {
+    RigOptions options = SmallSplit(policy, {.tokens = 9});
+    options.attention.tail = TailMode::kEstimate;
+    options.codebooks = testing::WithResiduals(*testing::RandomCodebooks(layers, "4x4"), 20);
+    const bool by_codes = options.policy == "pq";
+    Rig rig(&layers, options);
+    rig.Prefill(0, 150);
+    const std::vector<float> out = rig.DecodeTogether(150, 156);
+    const Split split = rig.SplitAt(155);
+    const Sequence scored =
+        by_codes ? testing::WithDecodedKeys(s, *options.codebooks, 0, split.begin, split.end) : s;
+    for (int h = 0; h < s.kv_heads; ++h) {
+      const HeadCodebook* codebook = by_codes ? &options.codebooks->head(0, h) : nullptr;
+      std::vector<StepOracle> oracles;
+      for (int64_t t = 150; t < 156; ++t) oracles.push_back({s, scored, t, h, split, codebook});
+      const std::vector<int64_t> chosen = BestTogether(oracles, 9);
+      for (const StepOracle& oracle : oracles) {
+        for (int g = 0; g < s.group(); ++g) {
+          const auto row = static_cast<int>(oracle.t - 150) * s.heads;
+          EXPECT_LT(MaxDifference(
+                        HeadOf(out, s, row + h * s.group() + g),
+                        oracle.AttendWithTail(g, chosen, options.cache.n_sink, kValueBlockTokens)),
+                    1e-5)
+              << policy;
+        }
       }
     }
   }

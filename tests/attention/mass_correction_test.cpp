@@ -18,10 +18,10 @@ using namespace pqcache::testing;
 
 TEST(MassCorrection, IsOfTheMassOfItsStepsTheNewestCountingMost) {
   MassCorrection correction(2);
-  EXPECT_EQ(correction.nats(0, 0), 0);
+  EXPECT_EQ(correction.nats(0, 0.7f), 0.7f);
   correction.Observe(0, 0.3, 0.2);
-  EXPECT_FLOAT_EQ(correction.nats(0, 0), std::log(1.5f));
-  EXPECT_EQ(correction.nats(1, 0), 0);
+  EXPECT_FLOAT_EQ(correction.nats(0, 0.7f), std::log(1.5f));
+  EXPECT_EQ(correction.nats(1, 0.7f), 0.7f);
   correction.Observe(0, 0.1, 0.4);
   EXPECT_FLOAT_EQ(correction.nats(0, 0), static_cast<float>(std::log(0.355 / 0.57)));
   for (int i = 0; i < 200; ++i) correction.Observe(0, 0.5, 0.25);

@@ -131,8 +131,7 @@ class SlowSelection {
     sums_ = std::move(sums);
   }
 
-  double step() const { return step_; }
-  // Of the candidates that the list lacks, by query q's scores and what they lack.
+  // Of the candidates that the list lacks, by query q's scores and what those lack.
   double UnselectedLse(int q, const std::vector<int32_t>& list) const {
     const std::set<int32_t> chosen(list.begin(), list.end());
     double total = 0;
@@ -141,6 +140,16 @@ class SlowSelection {
       total += std::exp(base_[static_cast<size_t>(q)] + step_ * sums_[static_cast<size_t>(q)][i]);
     }
     return std::log(total) + nats_[static_cast<size_t>(q)];
+  }
+
+  // `found` is UnselectedLse, by scores of other steps if the list is of one query.
+  void ExpectUnselected(int q, const std::vector<int32_t>& list, float found) const {
+    const double expected = UnselectedLse(q, list);
+    if (std::isinf(expected)) {
+      EXPECT_EQ(found, expected);
+    } else {
+      EXPECT_NEAR(found, expected, 1e-2 + step_) << "query " << q;
+    }
   }
 
   // Differences of a step come from the rounding of a log-sum-exp in float, or of what a page adds.
@@ -208,6 +217,8 @@ TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
   const GpuWorld world(GetParam().world);
   const auto attention = Attention(world, "pq", GetParam().budget, true);
   const auto lists = Select(world, attention.get());
+  const auto unselected = ToHost<float>(attention->unselected_lse(),
+                                        static_cast<size_t>(world.batch() * world.heads()));
   BestCodes best;
   std::vector<std::vector<int64_t>> expected;
   for (int b = 0; b < world.batch(); ++b) {
@@ -216,6 +227,7 @@ TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
     const int64_t begin = std::min<int64_t>(world.shape.window.n_sink, end);
     for (int h = 0; h < world.shape.kv_heads; ++h) {
       const PqIndex index = world.Index(b, h);
+      const SlowSelection slow(world, b, h);
       best.Select(index,
                   {.g = world.shape.group,
                    .queries = world.query(b, h * world.shape.group),
@@ -225,8 +237,10 @@ TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
                    .k = GetParam().budget.TokensFor(tokens)},
                   &expected);
       for (int g = 0; g < world.shape.group; ++g) {
-        const auto& list =
-            lists[static_cast<size_t>((b * world.shape.kv_heads + h) * world.shape.group + g)];
+        const auto row =
+            static_cast<size_t>((b * world.shape.kv_heads + h) * world.shape.group + g);
+        const auto& list = lists[row];
+        slow.ExpectUnselected(g, list, unselected[row]);
         std::vector<int32_t> want;
         for (const int64_t i : expected[static_cast<size_t>(g)]) {
           want.push_back(static_cast<int32_t>(begin + i));
@@ -265,14 +279,9 @@ TEST_P(GpuSelection, SharedListsHoldTheBestShares) {
         const auto& list = lists[static_cast<size_t>(b * world.shape.kv_heads + h)];
         slow.ExpectBest(list, k);
         for (int g = 0; g < world.shape.group; ++g) {
-          const double expected = slow.UnselectedLse(g, list);
-          const float found = unselected[static_cast<size_t>(
-              (b * world.shape.kv_heads + h) * world.shape.group + g)];
-          if (std::isinf(expected)) {
-            EXPECT_EQ(found, expected);
-          } else {
-            EXPECT_NEAR(found, expected, world.shape.means ? 1e-2 + slow.step() : 1e-2);
-          }
+          const auto row =
+              static_cast<size_t>((b * world.shape.kv_heads + h) * world.shape.group + g);
+          slow.ExpectUnselected(g, list, unselected[row]);
         }
       }
     }
