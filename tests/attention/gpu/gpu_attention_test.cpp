@@ -57,16 +57,18 @@ std::vector<std::vector<int32_t>> Select(const GpuWorld& world, GpuAttention* at
 
 float Scale(const GpuWorld& world) { return 1 / std::sqrt(static_cast<float>(world.dim())); }
 
-// By the definition of the header: every candidate's rank, in table steps.
+// By the definition of the header: every candidate's rank, in table steps, for the query heads of a
+// list.
 class SlowSelection {
  public:
-  SlowSelection(const GpuWorld& world, int b, int h) : world_(world) {
+  SlowSelection(const GpuWorld& world, int b, int first, int g) : world_(world) {
+    const int h = first / world.shape.group;
     const PqShape& shape = world.shape.pq;
-    const int g = world.shape.group, k = shape.centroids();
+    const int k = shape.centroids();
     const size_t table_size = static_cast<size_t>(shape.subspaces) * k;
     std::vector<float> tables(g * table_size);
     const HeadCodebook& codebook = world.set.heads[static_cast<size_t>(h)];
-    codebook.BuildTables(g, world.query(b, h * g), Scale(world), tables.data());
+    codebook.BuildTables(g, world.query(b, first), Scale(world), tables.data());
     const int64_t tokens = world.shape.tokens[static_cast<size_t>(b)];
     end_ = std::max<int64_t>(0, tokens - world.shape.window.local_window);
     begin_ = std::min<int64_t>(world.shape.window.n_sink, end_);
@@ -83,9 +85,9 @@ class SlowSelection {
     std::vector<float> bounds(static_cast<size_t>(g), 0.0f), of_pages;
     if (!mean.empty()) {
       of_pages.resize(static_cast<size_t>(g * GpuPagesOf(tokens)));
-      mean.Score(g, world.query(b, h * g), 0, GpuPagesOf(tokens), of_pages.data());
+      mean.Score(g, world.query(b, first), 0, GpuPagesOf(tokens), of_pages.data());
       for (int q = 0; q < g; ++q) {
-        bounds[q] = Scale(world) * mean.Bound(world.query(b, h * g + q));
+        bounds[q] = Scale(world) * mean.Bound(world.query(b, first + q));
         base[q] -= bounds[q];
         const float room = 32767 - 127.0f * static_cast<float>(shape.subspaces) - 1;
         range = std::max(range, 2 * bounds[q] / room * 127);
@@ -116,7 +118,7 @@ class SlowSelection {
       }
       lse[q] = std::log(total);
       base_.push_back(base[q]);
-      nats_.push_back(codebook.ScoreNats(world.query(b, h * g + q), Scale(world)));
+      nats_.push_back(codebook.ScoreNats(world.query(b, first + q), Scale(world)));
     }
     double origin = base[0] - lse[0];
     for (int q = 1; q < g; ++q) origin = std::min(origin, base[q] - lse[q]);
@@ -142,7 +144,6 @@ class SlowSelection {
     return std::log(total) + nats_[static_cast<size_t>(q)];
   }
 
-  // `found` is UnselectedLse, by scores of other steps if the list is of one query.
   void ExpectUnselected(int q, const std::vector<int32_t>& list, float found) const {
     const double expected = UnselectedLse(q, list);
     if (std::isinf(expected)) {
@@ -227,7 +228,6 @@ TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
     const int64_t begin = std::min<int64_t>(world.shape.window.n_sink, end);
     for (int h = 0; h < world.shape.kv_heads; ++h) {
       const PqIndex index = world.Index(b, h);
-      const SlowSelection slow(world, b, h);
       best.Select(index,
                   {.g = world.shape.group,
                    .queries = world.query(b, h * world.shape.group),
@@ -240,7 +240,8 @@ TEST_P(GpuSelection, ListsOfOneQueryAreThoseOfTheCpu) {
         const auto row =
             static_cast<size_t>((b * world.shape.kv_heads + h) * world.shape.group + g);
         const auto& list = lists[row];
-        slow.ExpectUnselected(g, list, unselected[row]);
+        SlowSelection(world, b, h * world.shape.group + g, 1)
+            .ExpectUnselected(0, list, unselected[row]);
         std::vector<int32_t> want;
         for (const int64_t i : expected[static_cast<size_t>(g)]) {
           want.push_back(static_cast<int32_t>(begin + i));
@@ -275,7 +276,7 @@ TEST_P(GpuSelection, SharedListsHoldTheBestShares) {
                                                      world.shape.window.n_sink));
       for (int h = 0; h < world.shape.kv_heads; ++h) {
         SCOPED_TRACE("sequence " + std::to_string(b) + " head " + std::to_string(h));
-        const SlowSelection slow(world, b, h);
+        const SlowSelection slow(world, b, h * world.shape.group, world.shape.group);
         const auto& list = lists[static_cast<size_t>(b * world.shape.kv_heads + h)];
         slow.ExpectBest(list, k);
         for (int g = 0; g < world.shape.group; ++g) {
@@ -410,7 +411,8 @@ TEST(GpuSelectionRetry, WhatTheSampleDoesNotShowIsFound) {
     const auto lists = Select(world, attention.get());
     for (int h = 0; h < shape.kv_heads; ++h) {
       SCOPED_TRACE(std::to_string(planted_runs) + " runs, head " + std::to_string(h));
-      SlowSelection(world, 0, h).ExpectBest(lists[static_cast<size_t>(h)], 6000);
+      SlowSelection(world, 0, h * world.shape.group, world.shape.group)
+          .ExpectBest(lists[static_cast<size_t>(h)], 6000);
     }
   }
 }
