@@ -148,6 +148,9 @@ class SlowSelection {
     const double expected = UnselectedLse(q, list);
     if (std::isinf(expected)) {
       EXPECT_EQ(found, expected);
+    } else if (expected < UnselectedLse(q, {}) - 9) {
+      // Of hardly any mass the logarithm is that of the rounding of float shares.
+      EXPECT_LT(found, UnselectedLse(q, {}) - 8);
     } else {
       EXPECT_NEAR(found, expected, 1e-2 + step_) << "query " << q;
     }
